@@ -1,0 +1,54 @@
+# `make` lists the targets. Everything is installed into .venv, nothing outside this folder.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# pip draws progress bars and asks questions only where somebody watches.
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(if $(CI),--quiet --no-input --progress-bar off)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint slow bench bench-peers clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "  PYTHON=... chooses the interpreter of a new .venv (default: python3; 3.11 or newer)."
+
+setup: $(INSTALLED) ## Create .venv with the tested versions; done by itself where needed
+
+quickstart: setup ## Train a small grid (CartPole; none, qat8, qat4, ptq8) and show its table
+	$(BIN)/python -m qbench experiment=quickstart
+
+test: setup lint ## Lint, then run every test that is not slow
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+slow: setup ## Tests that take minutes: learning, wheels
+	$(BIN)/python -m pytest -m slow
+
+bench: setup ## Time the hot paths (pytest-benchmark)
+	$(BIN)/python -m pytest -o addopts="--import-mode=importlib" tests/bench --benchmark-only
+
+bench-peers: setup ## Measure speed against Stable-Baselines3 (installs it into .venv)
+	@$(BIN)/python -c 'import stable_baselines3' 2>/dev/null \
+	  || { echo "Installing stable-baselines3, the peer, into $(VENV)"; $(PIP) -c constraints.txt -e '.[bench]'; }
+	$(BIN)/python -m tests.bench.peers
+
+clean: ## Remove .venv, caches and builds; results in multirun/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .benchmarks .hypothesis
+	find conf qbench tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The version is read from qbench/__init__.py. torch comes first and by its exact pin: a range may
+# bring another build, with several GB of GPU libraries.
+$(INSTALLED): pyproject.toml constraints.txt qbench/__init__.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "qbench needs Python 3.11 or newer, and $(PYTHON) is not: try 'make setup PYTHON=python3.12'." >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
