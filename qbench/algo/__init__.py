@@ -1,0 +1,1 @@
+"""Algorithms: each reads like its paper, and updates S seeds at once."""

@@ -1,0 +1,1 @@
+"""Networks: torsos from conf/network, heads per algorithm. Plain modules, no seed axis."""

@@ -1,0 +1,43 @@
+"""Random numbers of a population: one generator per seed and purpose, drawn in fixed blocks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qbench.types import FloatArray
+
+PURPOSES = ("weights", "env", "explore", "replay", "calibration")
+
+
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """The generator of one training seed for one purpose; streams never overlap."""
+    return np.random.default_rng([seed, PURPOSES.index(purpose)])
+
+
+def integer(seed: int, purpose: str) -> int:
+    """A 31-bit integer seed for libraries that want one (torch, Gymnasium)."""
+    return int(generator(seed, purpose).integers(2**31))
+
+
+class Uniforms:
+    """Uniform numbers in [0, 1) for S seeds, each from its own generator.
+
+    They are drawn ahead in blocks of a fixed size, so that what seed k sees depends
+    neither on the other seeds nor on how many numbers are asked for at once.
+    """
+
+    def __init__(self, seeds: Sequence[int], purpose: str, *, block: int = 8192) -> None:
+        self._generators = [generator(seed, purpose) for seed in seeds]
+        self._block = block
+        self._ahead = np.empty((len(seeds), 0))
+        self._cursor = 0
+
+    def next(self, count: int) -> FloatArray:
+        """The next `count` numbers of every seed, [S, count] float64."""
+        while self._ahead.shape[1] - self._cursor < count:
+            drawn = np.stack([g.random(self._block) for g in self._generators])
+            self._ahead = np.concatenate([self._ahead[:, self._cursor :], drawn], axis=1)
+            self._cursor = 0
+        numbers = self._ahead[:, self._cursor : self._cursor + count]
+        self._cursor += count
+        return numbers
