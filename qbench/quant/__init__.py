@@ -1,0 +1,1 @@
+"""Quantization schemes: transforms of any network, prepare -> calibrate -> convert."""

@@ -1,0 +1,82 @@
+"""From a trained network to plain arrays. Codes are those that training computed with."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from qbench.quant import fake
+from qbench.quant.integer import MAX_SHIFT, FloatNetwork, IntegerLinear, IntegerNetwork
+from qbench.quant.linear import QuantLinear
+from qbench.quant.trace import ConversionError, Stage, stages
+
+
+def float_network(module: nn.Module) -> FloatNetwork:
+    """The float32 network of one agent (see `layers.take_seed`)."""
+    found = stages(module)
+    return FloatNetwork(
+        tuple((_array(layer.weight), _array(layer.bias), relu) for layer, relu in found)
+    )
+
+
+@torch.no_grad()
+def integer_network(module: nn.Module) -> IntegerNetwork:
+    """The integer network of one agent.
+
+    Raises:
+        ConversionError: an operation has no integer form, a layer was left in float, or a
+            layer's sums could leave int32.
+    """
+    found = stages(module)
+    for layer, _ in found:
+        if not isinstance(layer, QuantLinear):
+            raise ConversionError(f"convert found a {type(layer).__name__} layer left in float.")
+    first, last = found[0].layer, found[-1].layer
+    grid, scale = first.codes()[0], last.codes()[1].scale  # type: ignore[operator]
+    return IntegerNetwork(
+        input_inverse_scale=_array(1.0 / grid.scale[0, 0]),
+        input_zero=_array(grid.zero[0, 0]),
+        input_top=grid.top,
+        layers=tuple(_layer(*pair) for pair in zip(found, [*found[1:], None], strict=True)),
+        output_scale=_array(scale[0]),
+    )
+
+
+def _layer(stage: Stage, following: Stage | None) -> IntegerLinear:
+    grid, codes = stage.layer.codes()  # type: ignore[operator]
+    weight = codes.weight[0].double()
+    # The integer network's input codes are unsigned: their centre moves into the bias.
+    bias = codes.bias[0].double() - (weight * grid.centre[0].double()).sum(-1)
+    reach = weight.abs().sum(-1) * grid.top + bias.abs()
+    if reach.max() >= 2**31:
+        raise ConversionError(f"convert: a sum of up to {int(reach.max())} does not fit int32.")
+    return IntegerLinear(
+        weight=_array(weight).astype(np.int8),
+        bias=_array(bias).astype(np.int32),
+        bits=stage.layer.spec.weight_bits,  # type: ignore[union-attr, arg-type]
+        **({} if following is None else _requantization(codes.scale[0], stage, following)),
+    )
+
+
+def _requantization(scale: Tensor, stage: Stage, following: Stage) -> dict[str, Any]:
+    grid: fake.Grid = following.layer.codes()[0]  # type: ignore[operator]
+    ratio = _array(scale.double() * (1.0 / grid.scale).double().view(-1))
+    exponent = np.array([30 - math.floor(math.log2(r)) for r in ratio])
+    shift = np.minimum(exponent, MAX_SHIFT)
+    multiplier = np.minimum(np.rint(ratio * 2.0**shift), 2**31 - 1)
+    zero = float(grid.zero.view(-1)[0])
+    low = min(max(round(zero), 0), grid.top) if stage.has_relu else 0
+    return {
+        "multiplier": multiplier.astype(np.int32),
+        "shift": shift.astype(np.int32),
+        "offset": np.rint(zero * 2.0**shift).astype(np.int64),
+        "low": low,
+        "top": grid.top,
+    }
+
+
+def _array(tensor: Any) -> npt.NDArray[Any]:
+    return tensor.detach().cpu().numpy().copy()

@@ -1,0 +1,115 @@
+"""The quantized linear layer and its range."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qbench import layers
+from qbench.quant import fake
+
+MOMENTUM = 0.01  # weight of the newest minibatch, torch.ao's MovingAverageMinMaxObserver
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSpec:
+    """How one layer is quantized."""
+
+    weight_bits: int
+    input_bits: int
+    per_channel: bool  # one weight scale per output unit
+    per_feature: bool  # one input range per feature
+    range: str  # min_max | moving_average
+    grid: str  # zero_point | affine
+
+
+class QuantLinear(layers.Linear):
+    """Linear on quantized inputs, weights and biases (`qbench.quant.fake`).
+
+    The input's range moves in train mode with gradients on, and nowhere else. In eval mode
+    the weights' codes are cached until the mode is set anew.
+    """
+
+    input_low: Tensor  # [S, 1, F] or [S, 1, 1]; above input_high until the first minibatch
+    input_high: Tensor
+
+    def __init__(self, layer: layers.Linear, spec: LinearSpec) -> None:
+        super().__init__(layer.weight, layer.bias)
+        self.spec = spec
+        num_seeds, _, in_features = layer.weight.shape
+        shape = (num_seeds, 1, in_features if spec.per_feature else 1)
+        self.register_buffer("input_low", layer.weight.new_full(shape, float("inf")))
+        self.register_buffer("input_high", layer.weight.new_full(shape, float("-inf")))
+        self._cached: tuple[fake.Grid, fake.Codes] | None = None
+
+    def train(self, mode: bool = True) -> "QuantLinear":
+        """Set the mode; the cached codes are dropped."""
+        self._cached = None
+        super().train(mode)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[S, B, F] -> [S, B, out]."""
+        if self.training and torch.is_grad_enabled():
+            self._observe(x.detach())
+            grid, codes = self._encode()
+            quantized: Tensor = fake.FakeQuantLinear.apply(  # type: ignore[no-untyped-call]
+                x, self.weight, self.bias, grid, codes
+            )
+            return quantized
+        grid, codes = self.codes()
+        return fake.accumulate(fake.encode(x, grid).sub_(grid.centre), codes)
+
+    def codes(self) -> tuple[fake.Grid, fake.Codes]:
+        """The input's grid and the layer's integers as they stand."""
+        if self.training:
+            return self._encode()
+        if self._cached is None:
+            self._cached = self._encode()
+        return self._cached
+
+    def cached_tensors(self) -> list[Tensor]:
+        """What eval mode keeps beside the parameters, for the memory ledger."""
+        grid, codes = self.codes()
+        scale = codes.scale[:, :1] if not self.spec.per_channel else codes.scale
+        return [grid.scale, grid.zero, grid.centre, codes.weight, codes.bias, scale]
+
+    @torch.no_grad()
+    def _encode(self) -> tuple[fake.Grid, fake.Codes]:
+        unseen = self.input_low > self.input_high
+        low = self.input_low.masked_fill(unseen, -1.0)
+        high = self.input_high.masked_fill(unseen, 1.0)
+        grid = fake.GRIDS[self.spec.grid](low, high, self.spec.input_bits)
+        spec = self.spec
+        codes = fake.encode_layer(
+            self.weight, self.bias, grid, bits=spec.weight_bits, per_channel=spec.per_channel
+        )
+        return grid, codes
+
+    @torch.no_grad()
+    def _observe(self, x: Tensor) -> None:
+        """Move the range by one minibatch [S, B, F]."""
+        dims = 1 if self.spec.per_feature else (1, 2)
+        low = x.amin(dims).view_as(self.input_low)
+        high = x.amax(dims).view_as(self.input_high)
+        if self.spec.range == "moving_average":
+            # The first minibatch is taken whole: the range is then still empty (infinite).
+            first = self.input_low.isinf()
+            low = torch.where(first, low, torch.lerp(self.input_low, low, MOMENTUM))
+            high = torch.where(first, high, torch.lerp(self.input_high, high, MOMENTUM))
+            self.input_low.copy_(low)
+            self.input_high.copy_(high)
+        else:
+            torch.minimum(self.input_low, low, out=self.input_low)
+            torch.maximum(self.input_high, high, out=self.input_high)
+
+    def take_seed(self, k: int) -> nn.Module:
+        """Seed k's layer as a population of one with its own copies."""
+        one = layers.Linear(
+            nn.Parameter(self.weight[k : k + 1].detach().clone()),
+            nn.Parameter(self.bias[k : k + 1].detach().clone()),
+        )
+        taken = QuantLinear(one, self.spec)
+        taken.input_low.copy_(self.input_low[k : k + 1])
+        taken.input_high.copy_(self.input_high[k : k + 1])
+        return taken.train(self.training)

@@ -1,0 +1,306 @@
+"""Prepared networks: keys, ranges, levels, and agreement with the integers they become."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from qbench import layers
+from qbench.algo.dqn import DQN
+from qbench.deploy import npz
+from qbench.quant import agreement, fake
+from qbench.quant.integer import IntegerNetwork
+from qbench.quant.linear import QuantLinear
+from qbench.quant.none import NoQuant
+from qbench.quant.ptq import PTQ
+from qbench.quant.qat import QAT
+from qbench.quant.trace import ConversionError
+from tests.algo.test_dqn import random_batch
+from tests.toys import q_population
+
+
+def scheme(bits=8, cls=QAT, **changes):
+    weights = {"bits": bits, "output_bits": None, "granularity": "channel"}
+    activations = {"bits": bits, "input_bits": 8, "range": "moving_average", "grid": "zero_point"}
+    for key, value in changes.items():
+        (weights if key in weights and key != "bits" else activations)[key] = value
+    return cls(weights=weights, activations=activations)
+
+
+def observed(scheme, num_seeds=2, num_batches=30, hidden_sizes=(120, 84)):
+    """A prepared population whose ranges have seen observations of unequal scales."""
+    module = scheme.prepare(q_population(list(range(num_seeds)), hidden_sizes=hidden_sizes))
+    obs = observations(num_seeds, num_batches * 64)
+    module.train()
+    for i in range(num_batches):
+        module(obs[:, i * 64 : (i + 1) * 64])
+    return module.eval()
+
+
+def observations(num_seeds, count):
+    torch.manual_seed(3)
+    return torch.randn(num_seeds, count, 4) * torch.tensor([1.0, 2.0, 0.1, 3.0])
+
+
+def ranges(module):
+    return [b.clone() for b in module.buffers()]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_prepared_keys_are_float_keys_plus_ranges():
+    plain, prepared = q_population([0]), scheme().prepare(q_population([0]))
+    added = set(prepared.state_dict()) - set(plain.state_dict())
+    assert set(plain.state_dict()) < set(prepared.state_dict())
+    assert {name.rsplit(".", 1)[1] for name in added} == {"input_low", "input_high"}
+    assert len(added) == 2 * 3
+
+
+def test_a_float_checkpoint_loads_into_a_prepared_network():
+    plain, prepared = q_population([1]), scheme().prepare(q_population([0]))
+    missing, unexpected = prepared.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and all("input_" in name for name in missing)
+    assert same(plain.parameters(), prepared.parameters())
+
+
+def test_prepared_layers_hold_the_same_parameters():
+    network = q_population([0])
+    prepared = scheme().prepare(network)
+    assert [id(p) for p in prepared.parameters()] == [id(p) for p in network.parameters()]
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_every_tensor_is_quantized_and_holds_at_most_two_to_the_bits_levels(bits, granularity):
+    module = observed(scheme(bits, granularity=granularity))
+    found = [m for m in module.modules() if isinstance(m, QuantLinear)]
+    assert len(found) == 3 and not [m for m in module.modules() if type(m) is layers.Linear]
+    inputs = {}
+    for i, layer in enumerate(found):
+        layer.register_forward_pre_hook(lambda m, x, i=i: inputs.setdefault(i, x[0]))
+    module(observations(2, 500))
+    for i, layer in enumerate(found):
+        grid, codes = layer.codes()
+        assert codes.weight.unique().numel() <= 2**bits
+        assert codes.weight.abs().max() == 2 ** (bits - 1) - 1
+        levels = fake.encode(inputs[i], grid).unique()
+        input_bits = 8 if i == 0 else bits
+        assert levels.min() >= 0 and levels.max() <= 2**input_bits - 1
+        assert torch.equal(codes.bias, codes.bias.round())
+
+
+def test_the_output_layer_may_have_bits_of_its_own():
+    module = scheme(4, output_bits=8).prepare(q_population([0]))
+    found = [m.spec for m in module.modules() if isinstance(m, QuantLinear)]
+    assert [s.weight_bits for s in found] == [4, 4, 8]
+    assert [s.input_bits for s in found] == [8, 4, 4]
+
+
+def test_the_first_minibatch_sets_the_range_and_the_average_follows():
+    layer = scheme().prepare(q_population([0])).torso.layers[2]
+    layer.train()
+    low, high = torch.zeros(16), torch.ones(16)
+    layer(torch.stack([low, high]).unsqueeze(0))
+    assert (layer.input_low.item(), layer.input_high.item()) == (0.0, 1.0)
+    layer(torch.stack([low - 1, high + 2]).unsqueeze(0))
+    assert layer.input_low.item() == pytest.approx(-0.01)
+    assert layer.input_high.item() == pytest.approx(1.02)
+
+
+def test_the_observation_has_one_min_max_range_per_feature():
+    module = scheme().prepare(q_population([0])).train()
+    obs = observations(1, 100)
+    module(obs[:, :50]), module(obs[:, 50:])
+    first = module.torso.layers[0]
+    assert torch.equal(first.input_low, obs.amin(1, keepdim=True))
+    assert torch.equal(first.input_high, obs.amax(1, keepdim=True))
+
+
+def test_only_train_mode_with_gradients_moves_a_range():
+    module = observed(scheme())
+    before = ranges(module)
+    wild = 100 * observations(2, 10)
+    module.eval()(wild)
+    with torch.no_grad():
+        module.train()(wild)
+        module.eval()(wild)
+    assert same(before, ranges(module))
+    module.train()(wild)
+    assert not same(before, ranges(module))
+
+
+def learner_of(module, **changes):
+    settings = {"learning_rate": 1e-3, "gamma": 0.9, "double": True, "target_network": True}
+    return DQN(network=module, loss="huber", max_grad_norm=10.0, **(settings | changes))
+
+
+def test_acting_targets_and_double_dqn_move_no_range():
+    learner = learner_of(observed(scheme()))
+    batch = random_batch(2)._replace(next_obs=1000 * random_batch(2).next_obs)
+    highest = max(
+        high.max()
+        for high in (m.input_high for m in learner.network.modules() if isinstance(m, QuantLinear))
+    )
+    before = ranges(learner.target_network)
+    learner.act(batch.next_obs)
+    learner.update(batch)
+    after = max(
+        high.max()
+        for high in (m.input_high for m in learner.network.modules() if isinstance(m, QuantLinear))
+    )
+    assert after < 2 * highest
+    assert same(before, ranges(learner.target_network))
+
+
+def test_target_sync_copies_ranges_whole_even_when_soft():
+    learner = learner_of(observed(scheme()))
+    for i in range(5):
+        learner.update(random_batch(2, first_seed=i)._replace(obs=5 * random_batch(2).obs))
+    assert not same(learner.network.buffers(), learner.target_network.buffers())
+    learner.sync_target(0.01)
+    assert same(learner.network.buffers(), learner.target_network.buffers())
+
+
+def test_cached_codes_follow_updates_and_syncs():
+    learner = learner_of(observed(scheme()))
+    obs = observations(2, 20)
+    learner.act(obs), learner.target_network(obs)
+    for i in range(5):
+        learner.update(random_batch(2, first_seed=i))
+    learner.sync_target(1.0)
+    learner.act(obs)
+    fresh = copy.deepcopy(learner.network).train()
+    with torch.no_grad():
+        expected = fresh(obs)
+        assert torch.equal(learner.network(obs), expected)
+        assert torch.equal(learner.target_network(obs), expected)
+
+
+@pytest.mark.parametrize("num_seeds", [2, 5])
+def test_a_quantized_seed_is_bit_identical_in_any_population(num_seeds):
+    alone = learner_of(scheme(4).prepare(q_population([3])))
+    crowd = learner_of(scheme(4).prepare(q_population(list(range(3, 3 + num_seeds)))))
+    for i in range(100):
+        alone.update(random_batch(1, 32, first_seed=i))
+        crowd.update(random_batch(num_seeds, 32, first_seed=i))
+        alone.sync_target(0.1), crowd.sync_target(0.1)
+    assert torch.equal(alone.optimizer.flat[0], crowd.optimizer.flat[0])
+    assert all(
+        torch.equal(a[0], b[0])
+        for a, b in zip(alone.network.buffers(), crowd.network.buffers(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("grid", ["zero_point", "affine"])
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("bits", [8, 5, 4, 2])
+def test_integers_agree_with_fake_quantization_on_10000_observations(bits, granularity, grid):
+    quant = scheme(bits, granularity=granularity, grid=grid)
+    module = observed(quant)
+    obs = observations(2, 10_000)
+    for k in range(2):
+        single = layers.take_seed(module, k)
+        network = quant.convert(single)
+        found = agreement.measure(single, network, obs[k].numpy())
+        assert found.holds, found
+        assert found.rows == 10_000
+
+
+def test_agreement_notices_a_wrong_integer():
+    quant = scheme(4)
+    single = layers.take_seed(observed(quant), 0)
+    network = quant.convert(single)
+    network.layers[1].weight[3, :40] += 3
+    assert not agreement.measure(single, network, observations(1, 1000)[0].numpy()).holds
+
+
+def test_float64_sums_equal_int64_sums():
+    quant = scheme(8)
+    network = quant.convert(layers.take_seed(observed(quant), 1))
+    codes = network.trace(observations(2, 300)[1].numpy())
+    for i, layer in enumerate(network.layers):
+        x, w = codes[i].astype(np.int64), layer.weight.astype(np.int64)
+        expected = x @ w.T + layer.bias.astype(np.int64)
+        assert np.array_equal(layer.accumulate(codes[i]), expected)
+        assert np.abs(expected).max() < 2**31
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_converted_weights_are_int8_and_survive_the_archive(tmp_path, bits):
+    quant = scheme(bits)
+    network = quant.convert(layers.take_seed(observed(quant), 0))
+    obs = observations(1, 50)[0].numpy()
+    sizes = npz.save(tmp_path / "policy.npz", network)
+    loaded = npz.load(tmp_path / "policy.npz")
+    assert isinstance(loaded, IntegerNetwork)
+    assert np.array_equal(loaded(obs), network(obs))
+    assert all(layer.weight.dtype == np.int8 for layer in loaded.layers)
+    assert all(layer.bias.dtype == np.int32 for layer in loaded.layers)
+    num_weights = 4 * 120 + 120 * 84 + 84 * 2
+    assert sizes.weights == (num_weights // 2 if bits <= 4 else num_weights)
+    assert sizes.total == (tmp_path / "policy.npz").stat().st_size
+
+
+def test_ptq_calibrates_on_batches_and_changes_no_weight():
+    quant = scheme(8, cls=PTQ, range="min_max")
+    network = q_population([0, 1])
+    weights = [p.detach().clone() for p in network.parameters()]
+    prepared = quant.prepare(network)
+    obs = observations(2, 400)
+    quant.calibrate(prepared, obs.split(100, dim=1))
+    first = prepared.torso.layers[0]
+    assert torch.equal(first.input_high, obs.amax(1, keepdim=True))
+    hidden = torch.relu(layers.swap_layers(network, lambda m: m).torso.layers[0](obs))
+    expected = hidden.amax((1, 2)).detach()
+    torch.testing.assert_close(
+        prepared.torso.layers[2].input_high.flatten(), expected, rtol=0.02, atol=0
+    )
+    assert same(weights, prepared.parameters())
+
+
+def test_eight_bits_cost_a_trained_scale_little():
+    network = q_population([0, 1], hidden_sizes=(64, 64))
+    quant = scheme(8, cls=PTQ, range="min_max")
+    obs = observations(2, 1000)
+    with torch.no_grad():
+        expected = network(obs)
+    prepared = quant.prepare(network)
+    quant.calibrate(prepared, [obs])
+    with torch.no_grad():
+        error = (prepared(obs) - expected).abs().max()
+    assert error < 0.03 * (expected.max() - expected.min())
+
+
+def test_none_converts_to_the_same_float_network():
+    network = q_population([0, 1])
+    obs = observations(2, 50)
+    converted = NoQuant().convert(layers.take_seed(network, 1))
+    with torch.no_grad():
+        expected = network(obs)[1].numpy()
+    np.testing.assert_allclose(converted(obs[1].numpy()), expected, rtol=1e-4, atol=1e-5)
+
+
+class Gelu(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(4, 3)
+        self.two = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.two(nn.functional.gelu(self.one(x)))
+
+
+def test_an_operation_without_integer_form_is_named():
+    prepared = scheme().prepare(layers.populate(Gelu, [0]))
+    with pytest.raises(ConversionError, match="cannot take the operation gelu"):
+        scheme().convert(layers.take_seed(prepared, 0))
+
+
+def test_a_layer_left_in_float_is_an_error():
+    network = layers.take_seed(q_population([0]), 0)
+    with pytest.raises(ConversionError, match="left in float"):
+        scheme().convert(network)
