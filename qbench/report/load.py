@@ -1,0 +1,197 @@
+"""Reads run folders: what each cell is, how it ended, what it found, what it is compared with."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped, unused-ignore]
+
+from qbench import records
+from qbench.records import AXES, RunFolderError
+
+BROKEN = "broken"
+"""The state of a cell whose folder cannot be read; `reason` names the file."""
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a grid, as its run folder tells it.
+
+    Attributes:
+        run_dir: the run folder.
+        name: its name, `<env>-<network>-<quant>-<algo>-<8 hex digits of all other settings>`.
+        state: one of records.STATES, or BROKEN.
+        reason: why it is in this state, in one sentence; None where there is nothing to say.
+        axes: env, network, quant, algo -> choice; "?" where nothing tells.
+        summary: records.SUMMARY_KEYS and more; None unless it is there and whole.
+        config: the composed config without `hydra`; None if it cannot be read.
+    """
+
+    run_dir: Path
+    name: str
+    state: str
+    reason: str | None
+    axes: Mapping[str, str]
+    summary: Mapping[str, Any] | None
+    config: Mapping[str, Any] | None
+
+    @property
+    def sweep(self) -> str:
+        """Name of the folder that holds the cell."""
+        return self.run_dir.absolute().parent.name
+
+    @property
+    def returns(self) -> dict[int, float]:
+        """Training seed -> mean return of its final greedy episodes; nan if it has none."""
+        return {
+            int(seed["seed"]): float("nan" if (mean := seed["eval_return_mean"]) is None else mean)
+            for seed in (self.summary or {}).get("seeds", [])
+        }
+
+    @property
+    def diverged(self) -> list[int]:
+        """Training seeds that were frozen because their loss or weights were not finite."""
+        seeds = (self.summary or {}).get("seeds", [])
+        return [int(seed["seed"]) for seed in seeds if seed.get("diverged")]
+
+    @property
+    def base_name(self) -> str | None:
+        """Name of the `none` cell, beside it, whose agents a post-training scheme has taken."""
+        base = (self.summary or {}).get("base_cell")
+        return base if isinstance(base, str) else None
+
+    @property
+    def is_post_training(self) -> bool:
+        """Whether its agents are those of the `none` cell, seed by seed."""
+        return self.base_name is not None or self.axes["quant"].startswith("ptq")
+
+
+def load_cells(paths: Iterable[Path | str]) -> list[Cell]:
+    """The cells under sweep folders and run folders, sorted, `none` before the other schemes.
+
+    Broken folders are cells too, of the state BROKEN.
+
+    Raises:
+        RunFolderError: a path holds no runs.
+    """
+    return sort_cells(load_cell(run_dir) for run_dir in find_run_dirs(paths))
+
+
+def sort_cells(cells: Iterable[Cell]) -> list[Cell]:
+    """By env, network and algorithm, `none` before the other schemes."""
+    return sorted(cells, key=_order)
+
+
+def find_run_dirs(paths: Iterable[Path | str]) -> list[Path]:
+    """The run folders at or below each path, each once.
+
+    Raises:
+        RunFolderError: a path holds no runs.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        run_dirs = _run_dirs_below(path)
+        if not run_dirs:
+            raise RunFolderError(
+                f"{path} holds no runs: name a sweep folder, such as multirun/default, or train"
+                " one with `python -m qbench -m quant=none,qat8`."
+            )
+        found |= {run_dir.resolve(): run_dir for run_dir in run_dirs}
+    return list(found.values())
+
+
+def load_cell(run_dir: Path) -> Cell:
+    """One cell, whatever is in its folder; never raises for what it finds there."""
+    config = _config(run_dir)
+    summary = None
+    try:
+        status = records.read_status(run_dir)
+        state, reason = status["state"], status["reason"]
+        if state is None:
+            state, reason = BROKEN, f"{run_dir} has no status.json."
+        if state == "done" or (run_dir / "summary.json").exists():
+            summary = records.read_summary(run_dir)
+    except RunFolderError as error:
+        state, reason = BROKEN, str(error)
+    axes = _axes(run_dir.name, summary)
+    return Cell(run_dir, run_dir.name, str(state), reason, axes, summary, config)
+
+
+def reference_of(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
+    """The `none` cell that a cell is compared with: its base, or that of the same settings.
+
+    Where a config cannot be read the axes must do. Of several, the one beside `cell` is taken;
+    None if that is still ambiguous.
+    """
+    same = [
+        other
+        for other in cells
+        if other.axes["quant"] == "none" and other.summary and _is_same_but_quant(cell, other)
+    ]
+    beside = [other for other in same if other.run_dir.parent == cell.run_dir.parent]
+    based = [other for other in beside if other.name == cell.base_name]
+    candidates = based or beside or same
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def settings(cell: Cell) -> dict[str, Any]:
+    """Dotted key -> value of everything in the config that makes a cell what it is."""
+    config = {k: v for k, v in (cell.config or {}).items() if k not in records.NOT_IDENTITY}
+    return _flat(config)
+
+
+def _is_same_but_quant(a: Cell, b: Cell) -> bool:
+    if any(a.axes[axis] != b.axes[axis] for axis in AXES if axis != "quant"):
+        return False
+    if a.config is None or b.config is None:
+        return True
+    hidden = (*records.NOT_IDENTITY, "quant")
+    keys = (a.config.keys() | b.config.keys()).difference(hidden)
+    return all(a.config.get(key) == b.config.get(key) for key in keys)
+
+
+def _run_dirs_below(path: Path) -> list[Path]:
+    found = []
+    for folder, subfolders, _ in os.walk(path):
+        if records.is_run_folder(Path(folder)):
+            found.append(Path(folder))
+            subfolders.clear()  # Nothing below a run folder is a run folder.
+        subfolders.sort()
+    return found
+
+
+def _config(run_dir: Path) -> dict[str, Any] | None:
+    try:
+        text = (run_dir / ".hydra" / "config.yaml").read_text(encoding="utf-8")
+        config = yaml.load(text, Loader=_Loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _axes(name: str, summary: Mapping[str, Any] | None) -> dict[str, str]:
+    """From the summary, or else from the folder's name; only an env's name may hold dashes."""
+    if summary is not None:
+        return {axis: summary[axis] for axis in AXES}
+    parts = name.rsplit("-", maxsplit=len(AXES))
+    return dict(zip(AXES, parts if len(parts) > len(AXES) else "????", strict=False))
+
+
+def _order(cell: Cell) -> tuple[object, ...]:
+    axes = cell.axes
+    scheme = (axes["quant"] != "none", axes["quant"])
+    return axes["env"], axes["network"], axes["algo"], scheme, cell.name, str(cell.run_dir)
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
