@@ -1,0 +1,1 @@
+"""Composes, launches and trains: the only package that knows Hydra and Lightning."""

@@ -1,0 +1,211 @@
+"""Events on `env_step`: records, evaluations, checkpoints, progress."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from tqdm import tqdm
+
+from qbench import records
+from qbench.evaluate import Played, play
+from qbench.schedule import crossed
+from qbench.train.build import Parts
+from qbench.train.module import PopulationModule
+from qbench.train.wandb_log import WandbRun
+from qbench.types import FloatArray, IntArray
+
+Rows = list[dict[str, Any]]
+
+
+class Recorder:
+    """Where rows go: records.jsonl and Weights & Biases get the same dicts.
+
+    Args:
+        run_dir: the cell's folder.
+        wandb_run: receives every batch of rows.
+        started: `time.time()` at the job's start.
+    """
+
+    def __init__(self, run_dir: Path, wandb_run: WandbRun, started: float) -> None:
+        self._run_dir = run_dir
+        self._wandb_run = wandb_run
+        self._started = started
+
+    def write(self, rows: Rows) -> None:
+        """Append rows; each gets `wall_s`."""
+        wall_s = round(time.time() - self._started, 3)
+        rows = [{**row, "wall_s": wall_s} for row in rows]
+        records.append_records(self._run_dir, rows)
+        self._wandb_run.log(rows)
+
+
+class OnEnvStep(Callback):
+    """A callback that fires at the first chunk end at or after every multiple of an interval.
+
+    Args:
+        interval: env steps; 0: only at the end.
+    """
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Fire if the chunk that ended crossed a multiple of the interval."""
+        if crossed(self._interval, pl_module.env_step_before, pl_module.collector.env_step):
+            self.fire(trainer, pl_module)
+
+    def fire(self, trainer: Trainer, module: PopulationModule) -> None:
+        """The event."""
+        raise AssertionError("a subclass says what happens")
+
+
+class LogTraining(OnEnvStep):
+    """Rows of kind `train` (means since the last log) and `episode`."""
+
+    def __init__(self, interval: int, parts: Parts, recorder: Recorder) -> None:
+        super().__init__(interval)
+        self._parts = parts
+        self._recorder = recorder
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write what has come since the last log."""
+        self.fire(trainer, pl_module)
+
+    def fire(self, trainer: Trainer, module: PopulationModule) -> None:
+        """Write the rows."""
+        self._recorder.write(self._episode_rows(module) + self._train_rows(module))
+
+    def _episode_rows(self, module: PopulationModule) -> Rows:
+        return [
+            {
+                "kind": "episode",
+                "seed": self._parts.seeds[episode.seed_index],
+                "env_step": episode.env_step,
+                "episode_return": episode.episode_return,
+                "episode_length": episode.length,
+            }
+            for episode in module.take_episodes()
+        ]
+
+    def _train_rows(self, module: PopulationModule) -> Rows:
+        env_step = module.collector.env_step
+        metrics = module.take_metrics()
+        if not metrics:
+            return []
+        alive = self._parts.learner.alive.tolist()
+        shared = {
+            "env_step": env_step,
+            "epsilon": self._parts.epsilon(env_step),
+            "learning_rate": self._parts.loop.learning_rate(env_step),
+        }
+        return [
+            {"kind": "train", "seed": seed, **shared, "diverged": not alive[k]}
+            | {name: values[k] for name, values in metrics.items()}
+            for k, seed in enumerate(self._parts.seeds)
+            if module.snapshots.is_running(k)
+        ]
+
+
+class EvaluateInterim(OnEnvStep):
+    """Rows of kind `eval`: greedy episodes of the network as it trains."""
+
+    def __init__(self, interval: int, num_episodes: int, parts: Parts, recorder: Recorder) -> None:
+        super().__init__(interval)
+        self._num_episodes = num_episodes
+        self._parts = parts
+        self._recorder = recorder
+
+    def fire(self, trainer: Trainer, module: PopulationModule) -> None:
+        """Play and write the rows."""
+        played = play(
+            self._policy,
+            self._parts.env.make,
+            num_seeds=len(self._parts.seeds),
+            num_episodes=self._num_episodes,
+        )
+        rows = eval_rows("eval", self._parts.seeds, module.collector.env_step, played)
+        self._recorder.write([r for k, r in enumerate(rows) if module.snapshots.is_running(k)])
+
+    def _policy(self, obs: FloatArray) -> IntArray:
+        device = self._parts.learner.alive.device
+        return self._parts.learner.act(torch.from_numpy(obs).to(device)).cpu().numpy()
+
+
+def eval_rows(kind: str, seeds: list[int], env_step: int, played: Played) -> Rows:
+    """One row per seed of greedy episodes."""
+    return [
+        {
+            "kind": kind,
+            "seed": seed,
+            "env_step": env_step,
+            "eval_returns": returns.tolist(),
+            "eval_lengths": lengths.tolist(),
+            "eval_return_mean": float(returns.mean()),
+        }
+        for seed, returns, lengths in zip(seeds, played.returns, played.lengths, strict=True)
+    ]
+
+
+class Checkpoint(OnEnvStep):
+    """Replaces checkpoints/last.ckpt; the old one stays until the new one is whole."""
+
+    def __init__(self, interval: int, run_dir: Path) -> None:
+        super().__init__(interval)
+        self._path = run_dir / "checkpoints" / "last.ckpt"
+
+    def fire(self, trainer: Trainer, module: PopulationModule) -> None:
+        """Write the checkpoint."""
+        temporary = self._path.with_suffix(".tmp")
+        trainer.save_checkpoint(temporary)
+        os.replace(temporary, self._path)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Put finished seeds back as they were at their last episode, then save."""
+        pl_module.snapshots.restore()
+        pl_module.learner.network.eval()
+        self.fire(trainer, pl_module)
+
+
+class Progress(Callback):
+    """One line that speaks RL; nothing where stderr is not a terminal."""
+
+    def __init__(self, parts: Parts, total_env_steps: int, label: str) -> None:
+        self._parts = parts
+        self._bar = tqdm(
+            total=total_env_steps,
+            desc=label,
+            unit=" env steps",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+        self._returns: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance by the chunk."""
+        if self._bar.disable:
+            return
+        env_step = pl_module.collector.env_step
+        self._returns += [episode.episode_return for episode in pl_module.episodes]
+        recent = self._returns[-20:]
+        self._bar.set_postfix_str(
+            f"return {sum(recent) / max(len(recent), 1):.0f}, "
+            f"loss {pl_module.mean_loss:.3g}, epsilon {self._parts.epsilon(env_step):.2f}",
+            refresh=False,
+        )
+        self._bar.update(env_step - self._bar.n)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Leave the line as it is."""
+        self._bar.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Leave the line as it is."""
+        self._bar.close()

@@ -1,0 +1,115 @@
+"""One cell, from its config to summary.json: agents, conversion, final score."""
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from qbench import layers, records
+from qbench.deploy import npz
+from qbench.evaluate import Played, play
+from qbench.quant import agreement
+from qbench.quant.integer import IntegerNetwork
+from qbench.report import stats
+from qbench.train import callbacks, ledger, provenance
+from qbench.train.agents import Agents, quantize_agents, train_agents
+from qbench.train.wandb_log import WandbRun
+from qbench.types import FloatArray, IntArray, IntegerPolicy
+
+
+def train_cell(cfg: DictConfig, run_dir: Path, axes: dict[str, str], base_dir: Path | None) -> None:
+    """Train a cell and write records.jsonl, summary.json, calibration/, checkpoints/, deploy/.
+
+    Args:
+        cfg: composed and checked config, without its `hydra` node.
+        run_dir: the cell's folder.
+        axes: choice per axis: env, network, quant, algo.
+        base_dir: the finished `none` cell whose agents a post-training scheme takes.
+    """
+    started = time.time()
+    rss_bytes_after_imports = ledger.rss_bytes()
+    _quiet_lightning()
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    logger = dict(config["logger"])
+    with WandbRun(**logger, run_dir=run_dir, axes=axes, config=config) as wandb_run:
+        recorder = callbacks.Recorder(run_dir, wandb_run, started)
+        if base_dir is not None:
+            agents = quantize_agents(cfg, run_dir, base_dir)
+        else:
+            agents = train_agents(cfg, run_dir, recorder, label="-".join(axes.values()))
+        summary = {**axes, **_score(cfg, run_dir, agents, recorder)}
+        peak = ledger.peak_rss_bytes()
+        summary |= {
+            "peak_rss_bytes": peak,
+            "peak_rss_above_imports_bytes": peak - rss_bytes_after_imports,
+            "peak_device_bytes": ledger.peak_device_bytes(),
+            "cpu_s": time.process_time(),
+            "wall_s": time.time() - started,
+            **provenance.describe(),
+        }
+        records.write_summary(run_dir, summary)
+        wandb_run.summarize(summary)
+
+
+def _score(
+    cfg: DictConfig, run_dir: Path, agents: Agents, recorder: callbacks.Recorder
+) -> dict[str, Any]:
+    """Convert every seed, store it, play it; what the summary says of it."""
+    singles = [layers.take_seed(agents.network, k) for k in range(len(agents.seeds))]
+    policies = [agents.scheme.convert(single) for single in singles]
+    sizes = [
+        npz.save(run_dir / "deploy" / f"seed_{seed}" / "policy.npz", policy)
+        for seed, policy in zip(agents.seeds, policies, strict=True)
+    ]
+    agreements = [
+        agreement.measure(single, policy, obs)._asdict()
+        if isinstance(policy, IntegerNetwork)
+        else None
+        for single, policy, obs in zip(singles, policies, agents.observations, strict=True)
+    ]
+    played = play_converted(policies, agents.env.make, cfg.eval_episodes)
+    rows = callbacks.eval_rows("final", agents.seeds, agents.env_steps, played)
+    for row, alive in zip(rows, agents.alive, strict=True):
+        row["diverged"] = not alive
+    recorder.write(rows)
+    keys = ("seed", "eval_returns", "eval_lengths", "eval_return_mean", "diverged")
+    means = [row["eval_return_mean"] for row in rows]
+    return {
+        "num_seeds": len(agents.seeds),
+        "env_steps": agents.env_steps,
+        "seeds": [
+            {**{key: row[key] for key in keys}, "agreement": agreed}
+            for row, agreed in zip(rows, agreements, strict=True)
+        ],
+        "return_iqm": stats.iqm(means),
+        "return_ci": stats.bootstrap_ci(means),
+        "memory_bytes": agents.memory_bytes,
+        "artifact_bytes": {"npz": sizes[0].total, "npz_weights": sizes[0].weights},
+        "env_steps_per_s": agents.env_steps_per_s,
+        "base_cell": agents.base_cell,
+    }
+
+
+def play_converted(policies: list[IntegerPolicy], make_env: Any, num_episodes: int) -> Played:
+    """Greedy episodes of converted Q-networks, one policy per seed."""
+
+    def greedy(obs: FloatArray) -> IntArray:
+        outputs = [policy(rows) for policy, rows in zip(policies, obs, strict=True)]
+        return np.stack([q.argmax(axis=-1) for q in outputs])
+
+    return play(greedy, make_env, num_seeds=len(policies), num_episodes=num_episodes)
+
+
+def _quiet_lightning() -> None:
+    """Silence adverts, and advice that does not fit.
+
+    The loader hands out a handle, and the target network is in eval mode on purpose.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for pattern in (".*does not have many workers.*", ".*module.s. in eval mode.*"):
+        warnings.filterwarnings("ignore", pattern)

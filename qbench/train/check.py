@@ -1,0 +1,221 @@
+"""What must hold before anything is trained; imports no torch.
+
+Every refusal is one sentence that names the key and the remedy.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from qbench.train import cells, spaces
+from qbench.train.cells import is_ours
+from qbench.train.errors import ConfigError as ConfigError
+from qbench.train.errors import Incompatible as Incompatible
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """What a number must be; reads as the end of a sentence."""
+
+    low: float
+    high: float = math.inf
+    is_whole: bool = True
+    is_low_excluded: bool = False
+    is_nullable: bool = False
+
+    def admits(self, value: object) -> bool:
+        if value is None:
+            return self.is_nullable
+        if isinstance(value, bool) or not isinstance(value, int if self.is_whole else int | float):
+            return False
+        return self.low <= value <= self.high and not (self.is_low_excluded and value == self.low)
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.is_whole else "a number"
+        bound = f"above {self.low:g}" if self.is_low_excluded else f"of at least {self.low:g}"
+        if math.isfinite(self.high):
+            opening = "above" if self.is_low_excluded else "from"
+            bound = f"{opening} {self.low:g} up to {self.high:g}"
+        return f"{kind} {bound}{' or null' if self.is_nullable else ''}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few words; reads as the end of a sentence."""
+
+    words: tuple[object, ...]
+
+    def admits(self, value: object) -> bool:
+        return any(type(value) is type(word) and value == word for word in self.words)
+
+    def __str__(self) -> str:
+        return " or ".join(str(word).lower() for word in self.words)
+
+
+COUNT = Number(low=1)
+COUNT_OR_ZERO = Number(low=0)
+COUNT_OR_NULL = Number(low=1, is_nullable=True)
+FRACTION = Number(low=0, high=1, is_whole=False)
+POSITIVE = Number(low=0, is_whole=False, is_low_excluded=True)
+POSITIVE_OR_NULL = Number(low=0, is_whole=False, is_low_excluded=True, is_nullable=True)
+FLAG = OneOf((True, False))
+BITS = Number(low=2, high=8)
+BITS_OR_NULL = Number(low=2, high=8, is_nullable=True)
+
+RULES: dict[str, Number | OneOf] = {
+    "seed": COUNT_OR_ZERO,
+    "num_seeds": COUNT,
+    "total_env_steps": COUNT,
+    "total_episodes": COUNT_OR_NULL,
+    "chunk_env_steps": COUNT,
+    "log_interval_env_steps": COUNT,
+    "eval_interval_env_steps": COUNT_OR_ZERO,
+    "interim_eval_episodes": COUNT,
+    "eval_episodes": COUNT,
+    "checkpoint_interval_env_steps": COUNT,
+    "n_jobs": COUNT_OR_NULL,
+    "replay.capacity": COUNT,
+    "trainer.num_threads": COUNT,
+    "trainer.accelerator": OneOf(("cpu", "gpu")),
+    "logger.mode": OneOf(("offline", "online", "disabled")),
+}
+
+# By the last part of a key, below `algo` and below `quant`.
+ALGO_RULES: dict[str, Number | OneOf] = {
+    "learning_rate": POSITIVE,
+    "final_learning_rate": Number(low=0, is_whole=False),
+    "gamma": FRACTION,
+    "tau": Number(low=0, high=1, is_whole=False, is_low_excluded=True),
+    "max_grad_norm": POSITIVE_OR_NULL,
+    "double": FLAG,
+    "target_network": FLAG,
+    "loss": OneOf(("huber", "squared")),
+    "batch_size": COUNT,
+    "train_frequency": COUNT,
+    "gradient_steps": COUNT,
+    "learning_starts": COUNT_OR_ZERO,
+    "target_update_interval": COUNT,
+    "start": FRACTION,
+    "end": FRACTION,
+    "env_steps": COUNT,
+}
+
+QUANT_RULES: dict[str, Number | OneOf] = {
+    "bits": BITS,
+    "input_bits": BITS,
+    "output_bits": BITS_OR_NULL,
+    "granularity": OneOf(("channel", "tensor")),
+    "range": OneOf(("min_max", "moving_average")),
+    "grid": OneOf(("zero_point", "affine")),
+}
+
+_ABSENT = object()
+
+
+def check_cell(cfg: DictConfig) -> None:
+    """Refuse a composed config that cannot be trained.
+
+    Raises:
+        ConfigError: a value is wrong, whatever it is combined with.
+        Incompatible: every value is fine, the combination is not.
+    """
+    _check_top_level(cfg)
+    spaces.check_env_id(cfg)
+    _check_nothing_is_missing(cfg)
+    for key, rule in RULES.items():
+        _check_value(cfg, key, rule)
+    if is_ours(cfg, "algo.learner"):
+        _check_leaves(cfg, "algo", ALGO_RULES)
+        _check_budget(cfg)
+    if is_ours(cfg, "quant"):
+        _check_leaves(cfg, "quant", QUANT_RULES)
+    _check_sweep_name(cfg)
+    _check_hidden_sizes(cfg)
+    spaces.check_spaces(cfg)
+
+
+def _check_top_level(cfg: DictConfig) -> None:
+    """A key that nobody reads, or one that somebody misses, was added or removed by + or ~."""
+    primary = cells.file_content(cells.choice_file(cfg, "", cfg.hydra.job.config_name))
+    known = {*cfg.hydra.runtime.choices, *primary}
+    for key in sorted(set(cfg) - known):
+        raise ConfigError(f"{key} is not a key that anything reads: leave it out.")
+    optional = {"hydra", "tune", "experiment", "defaults"}
+    for key in sorted(known - set(cfg) - optional):
+        if "/" not in key and "@" not in key:
+            raise ConfigError(f"{key} was removed but is needed: leave out ~{key}.")
+
+
+def _check_nothing_is_missing(cfg: DictConfig) -> None:
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        if not key.startswith("hydra."):
+            raise ConfigError(f"{key} has no value: add {key}=... to the command.")
+
+
+def _check_value(cfg: DictConfig, key: str, rule: Number | OneOf) -> None:
+    value = OmegaConf.select(cfg, key, default=_ABSENT)
+    if value is not _ABSENT and not rule.admits(value):
+        raise ConfigError(f"{key}={_spelled(value)} will not do: it must be {rule}.")
+
+
+def _check_leaves(cfg: DictConfig, group: str, rules: dict[str, Number | OneOf]) -> None:
+    for key in _leaves(cfg[group], group):
+        rule = rules.get(key.rpartition(".")[2])
+        if rule is not None:
+            _check_value(cfg, key, rule)
+
+
+def _check_sweep_name(cfg: DictConfig) -> None:
+    name = cfg.sweep
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
+        raise ConfigError(
+            f"sweep={_spelled(name)} will not do: it must be the name of one folder,"
+            " which is made under multirun/."
+        )
+
+
+def _check_hidden_sizes(cfg: DictConfig) -> None:
+    sizes = OmegaConf.select(cfg, "network.hidden_sizes", default=_ABSENT)
+    if sizes is _ABSENT or not is_ours(cfg, "network"):
+        return
+    if not OmegaConf.is_list(sizes) or not sizes or not all(COUNT.admits(size) for size in sizes):
+        raise ConfigError(
+            f"network.hidden_sizes={_spelled(sizes)} will not do: it must be a list of"
+            " whole numbers of at least 1, such as [128,128]."
+        )
+
+
+def _check_budget(cfg: DictConfig) -> None:
+    batch = OmegaConf.select(cfg, "algo.loop.batch_size") or 0
+    if cfg.replay.capacity < batch:
+        raise ConfigError(
+            f"replay.capacity={cfg.replay.capacity} is smaller than"
+            f" algo.loop.batch_size={batch}: raise the one or lower the other."
+        )
+    learning_starts = OmegaConf.select(cfg, "algo.loop.learning_starts") or 0
+    if learning_starts > cfg.total_env_steps:
+        raise ConfigError(
+            f"algo.loop.learning_starts={learning_starts} is beyond"
+            f" total_env_steps={cfg.total_env_steps}, so nothing would be learned:"
+            " lower the one or raise the other."
+        )
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[str]:
+    """The dotted keys of everything below `node` that is not a dict."""
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            yield from _leaves(child, f"{prefix}.{key}")
+        else:
+            yield f"{prefix}.{key}"
+
+
+def _spelled(value: object) -> str:
+    """A value as the user would write it on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

@@ -1,0 +1,180 @@
+"""One cell in a process of its own: `python -m qbench.train.job RUN_DIR`.
+
+Its peak memory, its threads and its death are its own. All that it needs to know is in the
+run folder; all that it has to say is there too, and in its exit code.
+"""
+
+import argparse
+import fcntl
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from qbench import records
+from qbench.train import cells
+from qbench.train.errors import ConfigError, Incompatible
+
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+EXIT_BUSY = 75  # EX_TEMPFAIL of sysexits.h: another process holds the lock
+
+# Read by OpenMP, OpenBLAS and MKL when they are loaded, so set before torch is imported.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Busy(Exception):
+    """Another process trains this cell."""
+
+
+class End(NamedTuple):
+    """How a job ended: what status.json shall say, and the exit code."""
+
+    state: str
+    exit_code: int
+    reason: str | None = None
+    traceback: str | None = None
+
+
+@contextmanager
+def cell_lock(run_dir: Path) -> Iterator[None]:
+    """Hold the cell; the kernel lets go when the process dies, however it dies.
+
+    Raises:
+        Busy: another process holds it.
+    """
+    with open(run_dir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"{run_dir.name} is being trained by another process") from None
+        yield
+
+
+class StopSignals:
+    """Turns the first SIGINT or SIGTERM into KeyboardInterrupt and remembers which it was.
+
+    Remembering matters: Lightning swallows KeyboardInterrupt and leaves by SystemExit(1).
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def ignore(self) -> None:
+        """Let nothing disturb the last words: the job is over anyway."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received = number
+            raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train the cell of a run folder; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m qbench.train.job", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--base", type=Path, help="the finished quant=none cell, for PTQ")
+    args = parser.parse_args(argv)
+    try:
+        cfg = load_config(args.run_dir)
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(cfg.trainer.num_threads)))
+        with cell_lock(args.run_dir):
+            end = _train(cfg, args.run_dir, args.base)
+            _record(args.run_dir, end)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_REFUSED
+    except Busy as busy:
+        print(f"{busy}.", file=sys.stderr)
+        return EXIT_BUSY
+    return end.exit_code
+
+
+def load_config(run_dir: Path) -> DictConfig:
+    """The composed config of a run folder, with its `hydra` node.
+
+    Raises:
+        ConfigError: the folder is not a run folder.
+    """
+    try:
+        task = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
+        hydra = OmegaConf.load(run_dir / ".hydra" / "hydra.yaml")
+    except OSError as error:
+        raise ConfigError(f"{run_dir} is not a run folder: it has no {error.filename}.") from error
+    return OmegaConf.create({**task, "hydra": hydra.hydra})
+
+
+def _train(cfg: DictConfig, run_dir: Path, base_dir: Path | None) -> End:
+    """Train and say how it ended, whatever happens."""
+    signals = StopSignals()
+    try:
+        records.write_status(run_dir, "running")
+        _check_accelerator(cfg)
+        _call_train_cell(cfg, run_dir, base_dir)
+    except BaseException as error:
+        signals.ignore()
+        if signals.received is None:
+            return failure(error)
+    signals.ignore()
+    if signals.received is not None:
+        return End("interrupted", 128 + signals.received, interruption(signals.received))
+    return End("done", 0)
+
+
+def interruption(signum: int) -> str:
+    """The reason of an interrupted cell."""
+    return f"interrupted by {signal.Signals(signum).name}"
+
+
+def _call_train_cell(cfg: DictConfig, run_dir: Path, base_dir: Path | None) -> None:
+    axes = cells.axes_of(cfg)
+    task = OmegaConf.create(cells.plain(cfg, ("hydra",)))
+    from qbench.train.cell import train_cell  # Imports torch: not before the threads are set.
+
+    train_cell(task, run_dir, axes, base_dir)
+
+
+def _check_accelerator(cfg: DictConfig) -> None:
+    """Only torch knows, and only the job may import it."""
+    if cfg.trainer.accelerator != "gpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("trainer=gpu needs a CUDA device and none is available: use trainer=cpu.")
+
+
+def failure(error: BaseException) -> End:
+    """How an exception ends a job; only a mistake of the program is worth its traceback."""
+    if isinstance(error, Incompatible):
+        return End("skipped", EXIT_REFUSED, str(error))
+    if isinstance(error, ConfigError):
+        return End("failed", EXIT_REFUSED, str(error))
+    text = " ".join(str(error).split())
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return End("failed", EXIT_FAILED, reason, "".join(traceback.format_exception(error)))
+
+
+def _record(run_dir: Path, end: End) -> None:
+    """Write status.json; on a full disk the exit code must do."""
+    if end.traceback:
+        print(end.traceback, file=sys.stderr)
+    try:
+        records.write_status(run_dir, end.state, end.reason, end.traceback)
+    except OSError as error:
+        print(f"{run_dir}/status.json cannot be written: {error.strerror}.", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

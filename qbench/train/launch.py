@@ -1,0 +1,154 @@
+"""How a command becomes jobs: the check before all, the local launcher, single runs."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from qbench.train import cells, job, process
+from qbench.train.cells import Cell
+from qbench.train.check import check_cell
+from qbench.train.errors import ConfigError, Incompatible, Rejected
+from qbench.train.pool import Interrupted, Job, Pool, announce, num_cores
+from qbench.train.process import Outcome
+
+
+class CheckFirst(Callback):
+    """Refuses a single run before Hydra makes its folder."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            HydraConfig.instance().set_config(config)
+            check_cell(config)
+        except Exception as error:
+            raise Rejected from error
+
+
+class Composer:
+    """Composes the cells of a sweep, each once: it takes some 0.1 s."""
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self._loader = loader
+        self._master = master
+        self._known: dict[tuple[str, ...], Cell] = {}
+
+    def grid(self, job_overrides: Sequence[Sequence[str]]) -> list[Cell]:
+        """One cell for each list of overrides; equal cells have equal folders."""
+        for num, overrides in enumerate(map(tuple, job_overrides)):
+            if overrides not in self._known:
+                self._known[overrides] = self._cell(overrides, num)
+        return [self._known[tuple(overrides)] for overrides in job_overrides]
+
+    def _cell(self, overrides: tuple[str, ...], num: int) -> Cell:
+        cfg = self._loader.load_sweep_config(self._master, list(overrides))
+        with open_dict(cfg):
+            cfg.hydra.job.id = cfg.hydra.job.num = num
+        HydraConfig.instance().set_config(cfg)
+        return cells.from_config(cfg)
+
+
+class LocalLauncher(Launcher):
+    """Runs the cells of a sweep on this machine, `n_jobs` at once, each in its own process."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.composer = Composer(hydra_context.config_loader, config)
+        self._num_slots = config.n_jobs
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Check all cells, skip those that make no sense, train the others."""
+        grid = self.composer.grid(job_overrides)
+        reasons = incompatibilities(grid)
+        outcomes = {}
+        for cell in cells.unique(cell for cell in grid if cell.run_dir in reasons):
+            outcomes[cell.run_dir] = process.skip(cell, reasons[cell.run_dir])
+            announce(cell, outcomes[cell.run_dir])
+        families = [jobs_of(cell) for cell in grid if cell.run_dir not in reasons]
+        num_slots = self._num_slots or num_cores()
+        pool = Pool(num_slots=num_slots, has_log_files=True, waits_for_others=False)
+        outcomes |= pool.run([member for family in families for member in family])
+        return [_job_return(cell, outcomes[cell.run_dir]) for cell in grid]
+
+
+def incompatibilities(grid: Iterable[Cell]) -> dict[Path, str]:
+    """Why some cells cannot be trained, by folder.
+
+    Raises:
+        ConfigError: a value is wrong; then nothing at all should start.
+    """
+    reasons = {}
+    seeds: dict[Path, range] = {}
+    for cell in grid:
+        try:
+            check_cell(cell.cfg)
+        except Incompatible as reason:
+            reasons[cell.run_dir] = str(reason)
+        if seeds.setdefault(cell.run_dir, cell.seeds) != cell.seeds:
+            raise ConfigError(
+                "seed and num_seeds cannot be swept, because one cell trains all its seeds:"
+                " use num_seeds=N alone."
+            )
+    return reasons
+
+
+def jobs_of(cell: Cell) -> list[Job]:
+    """A cell's job, after that of its base if it needs one and is not finished."""
+    base = None if cells.is_done(cell) else cells.base_of(cell)
+    return [Job(cell)] if base is None else [Job(base), Job(cell, base)]
+
+
+def train_alone(cell: Cell) -> int:
+    """A single run, on this terminal; returns the exit code."""
+    from qbench.report.table import print_table
+
+    pool = Pool(num_slots=1, has_log_files=False, waits_for_others=False)
+    try:
+        outcome = pool.run(jobs_of(cell))[cell.run_dir]
+    except Interrupted as stop:
+        outcome = Outcome("interrupted", stop.exit_code)
+    if outcome.exit_code == job.EXIT_REFUSED:
+        print(outcome.reason, file=sys.stderr)
+    else:
+        print_table(cells.run_folders([cell]))
+    return outcome.exit_code
+
+
+def train_in_worker(cell: Cell) -> str:
+    """One cell of a sweep under a launcher that is not ours; returns its state, never raises."""
+    try:
+        return _train_or_skip(cell).state
+    except Exception as error:
+        return process.settle(cell, Outcome(*job.failure(error)[:3])).state
+
+
+def _train_or_skip(cell: Cell) -> Outcome:
+    try:
+        check_cell(cell.cfg)
+    except Incompatible as reason:
+        return process.skip(cell, str(reason))
+    pool = Pool(num_slots=1, has_log_files=True, waits_for_others=True)
+    return pool.run(jobs_of(cell))[cell.run_dir]
+
+
+def _job_return(cell: Cell, outcome: Outcome) -> JobReturn:
+    result = JobReturn(
+        overrides=list(cell.cfg.hydra.overrides.task),
+        cfg=cell.cfg,
+        hydra_cfg=cell.cfg,
+        working_dir=str(cell.run_dir),
+        task_name=cell.name,
+        status=JobStatus.COMPLETED,
+    )
+    result.return_value = outcome.state
+    return result

@@ -1,0 +1,142 @@
+"""The RL loop as a LightningModule: one training_step is a chunk of many cycles."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from qbench.collect import Collector, Episode
+from qbench.replay import ReplaySampler
+from qbench.schedule import crossed
+from qbench.train.build import Loop
+from qbench.types import Learner, Metrics
+
+
+class PopulationModule(LightningModule):
+    """Collects, updates and synchronizes S seeds in the algorithm's own order.
+
+    Optimization is manual with raw optimizers, so Lightning's `global_step` stays 0; every
+    event is a callback on `collector.env_step`.
+
+    Args:
+        learner: the algorithm.
+        collector: envs and replay.
+        loop: intervals.
+        stops: env steps at which a chunk ends, ascending; the last one ends the training.
+        total_episodes: episodes per seed after which a seed is snapshotted; None: no such limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        learner: Learner,
+        collector: Collector,
+        loop: Loop,
+        stops: Sequence[int],
+        total_episodes: int | None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.learner = learner
+        self.network = learner.network
+        self.target_network = getattr(learner, "target_network", None)
+        self.collector = collector
+        self.loop = loop
+        self.stops = stops
+        self.env_step_before = 0
+        self.episodes: list[Episode] = []
+        self.snapshots = Snapshots(learner, total_episodes)
+        self._sums: dict[str, Tensor] = {}
+        self._num_updates = 0
+
+    def configure_optimizers(self) -> Any:
+        """The learner's own, so that checkpoints hold its moments."""
+        return self.learner.optimizer.adam  # type: ignore[attr-defined]
+
+    def training_step(self, sampler: ReplaySampler, batch_idx: int) -> None:
+        """Run cycles up to the chunk's end."""
+        self.env_step_before = self.collector.env_step
+        while self.collector.env_step < self.stops[batch_idx]:
+            self._cycle(sampler)
+        if self.snapshots.are_complete:
+            self.trainer.should_stop = True
+
+    def _cycle(self, sampler: ReplaySampler) -> None:
+        """`train_frequency` env steps, then `gradient_steps` updates, then the target."""
+        before = self.collector.env_step
+        count = min(self.loop.train_frequency, self.stops[-1] - before)
+        ended = self.collector.collect(count)
+        self.episodes += self.snapshots.take(ended)
+        now = self.collector.env_step
+        if now < self.loop.learning_starts:
+            return
+        self.learner.set_learning_rate(self.loop.learning_rate(now))
+        for batch in sampler.sample(self.loop.gradient_steps):
+            self._accumulate(self.learner.update(batch))
+        if crossed(self.loop.target_update_interval, before, now):
+            self.learner.sync_target(self.loop.tau)
+
+    def _accumulate(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._num_updates += 1
+
+    def take_metrics(self) -> dict[str, list[float]]:
+        """Means per seed over the updates since the last call: name -> [S]; empty without any."""
+        means = {name: (total / self._num_updates).tolist() for name, total in self._sums.items()}
+        self._sums, self._num_updates = {}, 0
+        return means
+
+    @property
+    def mean_loss(self) -> float:
+        """Over seeds and over the updates since `take_metrics`; NaN without any."""
+        if not self._num_updates:
+            return float("nan")
+        return float(self._sums["loss"].mean()) / self._num_updates
+
+    def take_episodes(self) -> list[Episode]:
+        """The episodes that ended since the last call."""
+        taken, self.episodes = self.episodes, []
+        return taken
+
+
+class Snapshots:
+    """Keeps each seed as it was when its budget of episodes was spent.
+
+    The other seeds go on in lockstep; nothing later of a finished seed is recorded.
+    """
+
+    def __init__(self, learner: Learner, total_episodes: int | None) -> None:
+        self._tensors = [*learner.network.parameters(), *learner.network.buffers()]
+        self._left = [total_episodes] * len(learner.alive)
+        self._kept: dict[int, list[Tensor]] = {}
+
+    @property
+    def are_complete(self) -> bool:
+        """Whether every seed has had its episodes."""
+        return len(self._kept) == len(self._left)
+
+    def is_running(self, k: int) -> bool:
+        """Whether seed k still has episodes to go."""
+        return k not in self._kept
+
+    def take(self, ended: list[Episode]) -> list[Episode]:
+        """The episodes that count; seeds that have now had theirs are copied."""
+        counted = [episode for episode in ended if self._left[episode.seed_index] != 0]
+        for episode in counted:
+            k = episode.seed_index
+            left = self._left[k]
+            if left is not None:
+                self._left[k] = left - 1
+                if left == 1:
+                    self._kept[k] = [tensor[k].detach().clone() for tensor in self._tensors]
+        return counted
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the kept seeds back into the network."""
+        for k, kept in self._kept.items():
+            for tensor, value in zip(self._tensors, kept, strict=True):
+                tensor[k].copy_(value)

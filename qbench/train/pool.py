@@ -1,0 +1,204 @@
+"""Runs jobs side by side: longest first, a PTQ cell after the cell it is made from."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from qbench import records
+from qbench.train import cells, job, process
+from qbench.train.cells import Cell
+from qbench.train.process import Outcome
+
+POLL_S = 0.05
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The command was told to stop; its jobs have been stopped."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell to train and the cell that must be done before, if any."""
+
+    cell: Cell
+    base: Cell | None = None
+
+    @property
+    def cost(self) -> float:
+        """A guess at the work, in float updates of one seed; only its order matters."""
+        scheme = str(self.cell.cfg.quant.get("_target_")).rpartition(".")[2]
+        factor = 0.05 if cells.needs_base(self.cell.cfg) else 1.0 if scheme == "NoQuant" else 1.7
+        return factor * float(self.cell.cfg.total_env_steps * self.cell.cfg.num_seeds)
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    started: float
+
+
+@dataclass(kw_only=True)
+class Pool:
+    """A few slots and the jobs that take turns in them.
+
+    Args:
+        num_slots: jobs that run at once.
+        has_log_files: jobs write to `<cell>/log.txt` instead of this terminal.
+        waits_for_others: wait for a cell that another process trains, instead of giving it up.
+    """
+
+    num_slots: int
+    has_log_files: bool
+    waits_for_others: bool
+    _pending: list[Job] = field(default_factory=list, init=False)
+    _running: list[_Running] = field(default_factory=list, init=False)
+    _outcomes: dict[Path, Outcome] = field(default_factory=dict, init=False)
+
+    def run(self, jobs: Sequence[Job]) -> dict[Path, Outcome]:
+        """Run all jobs, each cell once; a job's base must be among the jobs.
+
+        Raises:
+            Interrupted: this process was told to stop and has stopped its jobs.
+        """
+        unique = {one.cell.run_dir: one for one in jobs}
+        self._pending = sorted(unique.values(), key=lambda one: -one.cost)
+        try:
+            with _caught_signals() as received:
+                self._work(received)
+        finally:
+            self._abandon()
+        if received:
+            raise Interrupted(received[0])
+        return self._outcomes
+
+    def _work(self, received: Sequence[int]) -> None:
+        """Until all jobs have ended, or those that were running when a signal came."""
+        num_forwarded = 0
+        while self._running or (self._pending and not received):
+            if not received:
+                self._start_ready()
+            for signum in received[num_forwarded:]:
+                self._forward(signum, is_first=num_forwarded == 0)
+                num_forwarded += 1
+            self._reap()
+            time.sleep(POLL_S)
+
+    def _start_ready(self) -> None:
+        for candidate in list(self._pending):
+            base = self._outcomes.get(candidate.base.run_dir) if candidate.base else None
+            if candidate.base is not None and base is None:
+                continue  # Waits for its base, and takes no slot meanwhile.
+            if len(self._running) < self.num_slots and self._start(candidate, base):
+                self._pending.remove(candidate)
+
+    def _start(self, candidate: Job, base: Outcome | None) -> bool:
+        """Settle or start a job whose turn has come; False if it must come again."""
+        cell = candidate.cell
+        try:
+            if cells.is_done(cell) or not process.prepare(cell):
+                self._end(cell, Outcome("done", 0, "was there already"))
+                return True
+            if base is not None and base.state != "done":
+                self._end(cell, process.settle(cell, _orphaned(candidate, base)))
+                return True
+            started = process.start(cell, candidate.base, has_log_file=self.has_log_files)
+        except job.Busy:
+            return self._meet_busy(cell)
+        except OSError as error:
+            return self._refuse(cell, f"{cell.run_dir} cannot be written: {error.strerror}.")
+        except records.RunFolderError as error:
+            return self._refuse(cell, str(error))
+        print(f"start    {cell.name}", flush=True)
+        self._running.append(_Running(candidate, started, time.monotonic()))
+        return True
+
+    def _meet_busy(self, cell: Cell) -> bool:
+        if self.waits_for_others:
+            return False
+        self._end(cell, process.conclude(cell, job.EXIT_BUSY))
+        return True
+
+    def _refuse(self, cell: Cell, reason: str) -> bool:
+        self._end(cell, Outcome("failed", job.EXIT_REFUSED, reason))
+        return True
+
+    def _abandon(self) -> None:
+        """Stop what still runs: nothing, unless the pool itself failed, on a broken pipe, say."""
+        self._forward(signal.SIGTERM, is_first=True)
+        for running in self._running:
+            process.conclude(running.job.cell, running.process.wait())
+
+    def _reap(self) -> None:
+        for running in list(self._running):
+            exit_code = running.process.poll()
+            if exit_code is None:
+                continue
+            self._running.remove(running)
+            if exit_code == job.EXIT_BUSY and self.waits_for_others:
+                self._pending.append(running.job)
+                continue
+            minutes = (time.monotonic() - running.started) / 60
+            outcome = process.conclude(running.job.cell, exit_code)
+            self._end(running.job.cell, outcome, f"  {minutes:.1f} min")
+
+    def _end(self, cell: Cell, outcome: Outcome, duration: str = "") -> None:
+        self._outcomes[cell.run_dir] = outcome
+        announce(cell, outcome, duration)
+
+    def _forward(self, signum: int, *, is_first: bool) -> None:
+        """Pass a signal on; whoever asks twice does not want to wait."""
+        for running in self._running:
+            # A job knows SIGINT and SIGTERM; SIGHUP means the latter.
+            gentle = signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM
+            running.process.send_signal(gentle if is_first else signal.SIGKILL)
+
+
+def announce(cell: Cell, outcome: Outcome, duration: str = "") -> None:
+    """One plain line about a cell that has ended."""
+    reason = f"  ({outcome.reason})" if outcome.reason else ""
+    print(f"{outcome.state:<8} {cell.name}{duration}{reason}", flush=True)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _orphaned(candidate: Job, base: Outcome) -> Outcome:
+    assert candidate.base is not None
+    reason = f"its quant=none cell {candidate.base.name} is {base.state}: {base.reason}"
+    return Outcome("failed", base.exit_code, reason)
+
+
+@contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """The signals received inside, in their order; Python allows it on the main thread only."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+
+    # nohup ignores SIGHUP and means it.
+    numbers = [n for n in FORWARDED if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,46 @@
+"""Where numbers come from: versions, machine, commit."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "pytorch-lightning", "gymnasium", "hydra-core", "numpy", "wandb")
+
+
+def describe() -> dict[str, Any]:
+    """Keys `versions`, `machine`, `git_commit`, `start_method` of summary.json."""
+    versions = {name: version(name) for name in PACKAGES}
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "num_cores": os.cpu_count(),
+        },
+        "git_commit": _git_commit(),
+        # Peaks of processes that were started in different ways are not compared.
+        "start_method": "subprocess",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((li.split(":", 1)[1].strip() for li in lines if li.startswith("model name")), "")
+
+
+def _git_commit() -> str | None:
+    """Commit of the qbench sources; None outside a checkout."""
+    folder = Path(sys.modules["qbench"].__path__[0])
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,61 @@
+"""A sweep from its check to its table, whatever the launcher in between."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from qbench import records
+from qbench.train import cells, job
+from qbench.train.cells import Cell
+from qbench.train.launch import Composer, LocalLauncher, incompatibilities
+from qbench.train.pool import Interrupted
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's sweeper, but everything is checked before anything is written.
+
+    It also has the last word, whatever the launcher: the table and the exit code.
+    """
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Check, sweep, print the table, and leave by SystemExit."""
+        assert self.hydra_context and self.config
+        loader = self.hydra_context.config_loader
+        composer = Composer(loader, self.config)
+        if isinstance(self.launcher, LocalLauncher):
+            composer = self.launcher.composer
+        grid = composer.grid(self._combinations(arguments, loader))
+        incompatibilities(grid)
+        try:
+            super().sweep(arguments)
+        except Interrupted as stop:
+            end_sweep(grid)
+            raise SystemExit(stop.exit_code) from None
+        sys.exit(end_sweep(grid))
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Nothing: `sweep` has composed and checked all of them."""
+
+    def _combinations(self, arguments: list[str], loader: ConfigLoader) -> list[list[str]]:
+        parser = OverridesParser.create(config_loader=loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        return self.split_arguments(overrides, max_batch_size=None)[0]
+
+
+def end_sweep(grid: Sequence[Cell]) -> int:
+    """Print the table, write table.csv; returns 1 if any cell failed.
+
+    The folders are the truth: a launcher may have lost a job without a word.
+    """
+    from qbench.report.table import print_table, write_csv
+
+    run_dirs = cells.run_folders(grid)
+    print_table(run_dirs)
+    for sweep_dir in dict.fromkeys(run_dir.parent for run_dir in run_dirs):
+        write_csv(sweep_dir)
+    states = {records.read_status(cell.run_dir)["state"] for cell in grid}
+    return 0 if states <= {"done", "skipped"} else job.EXIT_FAILED

@@ -1,0 +1,254 @@
+"""Whole cells, small: the laws of the loop, what is written, the matrix of choices."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from qbench import records
+from qbench.deploy import npz
+from qbench.quant.integer import IntegerNetwork
+from qbench.train import cli
+from qbench.train.cell import train_cell
+from qbench.train.errors import ConfigError
+
+TINY = (
+    "num_seeds=2",
+    "total_env_steps=240",
+    "network.hidden_sizes=[12,8]",
+    "replay.capacity=200",
+    "algo.loop.learning_starts=40",
+    "algo.loop.batch_size=8",
+    "algo.loop.train_frequency=8",
+    "algo.loop.gradient_steps=2",
+    "algo.loop.target_update_interval=16",
+    "algo.loop.exploration.env_steps=100",
+    "log_interval_env_steps=50",
+    "eval_interval_env_steps=100",
+    "checkpoint_interval_env_steps=100",
+    "interim_eval_episodes=2",
+    "eval_episodes=3",
+    "logger=none",
+)
+TIMES = ("wall_s",)
+
+
+def compose_config(*overrides):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(cli.conf_dir()), version_base="1.3"):
+        return compose("config", [*TINY, *overrides])
+
+
+def run(run_dir: Path, *overrides, base_dir=None):
+    choices = dict(o.split("=") for o in overrides if o.split("=")[0] in ("env", "quant", "algo"))
+    axes = {"env": "cartpole", "network": "mlp", "quant": "none", "algo": "dqn"} | choices
+    run_dir.mkdir()
+    train_cell(compose_config(*overrides), run_dir, axes, base_dir)
+    return run_dir
+
+
+def rows(run_dir, seed=None):
+    """Records without their times, of one seed or all."""
+    return [
+        {key: value for key, value in row.items() if key not in TIMES}
+        for row in records.read_records(run_dir)
+        if seed is None or row["seed"] == seed
+    ]
+
+
+def weights(run_dir):
+    state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return {name: value for name, value in state.items() if name.startswith("network.")}
+
+
+@pytest.fixture(scope="module", params=["none", "qat8"])
+def cell(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, run(folder / "cell", f"quant={request.param}")
+
+
+def test_the_same_settings_give_identical_records_and_weights(cell, tmp_path):
+    quant, run_dir = cell
+    again = run(tmp_path / "again", f"quant={quant}")
+    assert rows(run_dir) == rows(again)
+    assert all(torch.equal(v, weights(again)[k]) for k, v in weights(run_dir).items())
+
+
+@pytest.mark.parametrize("length", [1, 7, 64, 100_000])
+def test_the_chunks_length_changes_no_number(cell, tmp_path, length):
+    quant, run_dir = cell
+    other = run(tmp_path / "other", f"quant={quant}", f"chunk_env_steps={length}")
+    assert rows(run_dir) == rows(other)
+    assert all(torch.equal(v, weights(other)[k]) for k, v in weights(run_dir).items())
+
+
+def test_a_seeds_records_are_the_same_in_any_population(cell, tmp_path):
+    quant, run_dir = cell
+    alone = run(tmp_path / "alone", f"quant={quant}", "seed=1", "num_seeds=1")
+    crowd = run(tmp_path / "crowd", f"quant={quant}", "num_seeds=5")
+    assert rows(alone) == rows(run_dir, seed=1) == rows(crowd, seed=1)
+
+
+def test_records_cover_the_budget_and_carry_what_the_schema_asks(cell):
+    _, run_dir = cell
+    found = records.read_records(run_dir)
+    assert {row["kind"] for row in found} == {"train", "episode", "eval", "final"}
+    train_steps = sorted({row["env_step"] for row in found if row["kind"] == "train"})
+    assert train_steps == [56, 104, 152, 200, 240]
+    assert sorted({r["env_step"] for r in found if r["kind"] == "eval"}) == [104, 200]
+    episodes = [row for row in found if row["kind"] == "episode" and row["seed"] == 0]
+    assert 240 - 500 < sum(row["episode_length"] for row in episodes) <= 240
+    for row in episodes:
+        assert row["episode_return"] == row["episode_length"]
+
+
+def test_the_summary_is_what_the_converted_networks_scored(cell):
+    quant, run_dir = cell
+    summary = records.read_summary(run_dir)
+    assert summary["quant"] == quant and summary["env_steps"] == 240
+    finals = [row for row in rows(run_dir) if row["kind"] == "final"]
+    assert [s["eval_returns"] for s in summary["seeds"]] == [row["eval_returns"] for row in finals]
+    means = [np.mean(row["eval_returns"]) for row in finals]
+    assert summary["return_iqm"] == pytest.approx(np.mean(means))
+    policy = npz.load(run_dir / "deploy" / "seed_0" / "policy.npz")
+    assert isinstance(policy, IntegerNetwork) == (quant != "none")
+    size = (run_dir / "deploy" / "seed_0" / "policy.npz").stat().st_size
+    assert summary["artifact_bytes"]["npz"] == size
+
+
+def test_integers_agree_on_the_agents_own_replay(tmp_path):
+    run_dir = run(tmp_path / "cell", "quant=qat8", "network.hidden_sizes=[64,64]")
+    for seed in records.read_summary(run_dir)["seeds"]:
+        found = seed["agreement"]
+        assert found["rows"] == 10_000
+        assert found["rows_with_a_differing_code"] <= 0.005
+        assert found["max_tie_distance"] <= 1e-3
+        assert found["max_output_error"] <= 1.0
+        assert found["unexplained_argmax"] == 0
+
+
+def test_calibration_holds_10000_observations_of_each_seed(cell):
+    _, run_dir = cell
+    with np.load(run_dir / "calibration" / "seed_1.npz") as stored:
+        assert stored["obs"].shape == (10_000, 4) and stored["obs"].dtype == np.float32
+
+
+def test_float_and_prepared_checkpoints_share_keys(tmp_path):
+    plain = set(weights(run(tmp_path / "none", "quant=none")))
+    prepared = set(weights(run(tmp_path / "qat8", "quant=qat8")))
+    assert plain < prepared
+    assert {name.rsplit(".", 1)[1] for name in prepared - plain} == {"input_low", "input_high"}
+
+
+def test_ptq_takes_the_agents_of_the_none_cell(tmp_path):
+    base = run(tmp_path / "none", "quant=none")
+    before = (base / "summary.json").read_bytes()
+    ptq = run(tmp_path / "ptq8", "quant=ptq8", base_dir=base)
+    summary = records.read_summary(ptq)
+    assert summary["base_cell"] == "none" and summary["env_steps_per_s"] == 0
+    assert summary["memory_bytes"]["gradients"] == summary["memory_bytes"]["replay"] == 0
+    assert (base / "summary.json").read_bytes() == before
+    assert {row["kind"] for row in rows(ptq)} == {"final"}
+
+
+def test_ptq_may_take_some_of_the_seeds(tmp_path):
+    base = run(tmp_path / "none", "quant=none")
+    both = run(tmp_path / "both", "quant=ptq8", base_dir=base)
+    second = run(tmp_path / "second", "quant=ptq8", "seed=1", "num_seeds=1", base_dir=base)
+    assert rows(second) == rows(both, seed=1)
+
+
+def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
+    base = run(tmp_path / "none", "quant=none")
+    with pytest.raises(ConfigError, match="holds another architecture"):
+        run(tmp_path / "ptq", "quant=ptq8", "network.hidden_sizes=[12,9]", base_dir=base)
+    (base / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ConfigError, match="is not a checkpoint of qbench"):
+        run(tmp_path / "ptq2", "quant=ptq8", base_dir=base)
+
+
+def test_missing_base_seeds_are_named(tmp_path):
+    base = run(tmp_path / "none", "quant=none")
+    with pytest.raises(ConfigError, match=r"has no seeds \[2\]"):
+        run(tmp_path / "ptq", "quant=ptq8", "num_seeds=3", base_dir=base)
+
+
+def test_a_budget_of_episodes_scores_each_seed_as_it_was_then(tmp_path):
+    run_dir = run(tmp_path / "cell", "total_episodes=5", "total_env_steps=2000")
+    found = records.read_records(run_dir, "episode")
+    ends = {}
+    for seed in (0, 1):
+        own = [row for row in found if row["seed"] == seed]
+        assert len(own) == 5
+        ends[seed] = own[-1]["env_step"]
+    for row in records.read_records(run_dir, "train"):
+        assert row["env_step"] <= ends[row["seed"]] + 56
+    early = min(ends, key=ends.get)
+    alone = run(
+        tmp_path / "alone",
+        "total_episodes=5",
+        "total_env_steps=2000",
+        f"seed={early}",
+        "num_seeds=1",
+    )
+    one = {name: value[0] for name, value in weights(alone).items()}
+    both = {name: value[early] for name, value in weights(run_dir).items()}
+    assert all(torch.equal(one[name], both[name]) for name in one)
+
+
+def loss_bytes(batch):
+    """Actions (int64), the values of both actions, the chosen values and their targets."""
+    return 8 * batch + 4 * (2 + 1 + 1) * batch
+
+
+def test_the_ledger_equals_hand_counted_bytes(tmp_path):
+    run_dir = run(tmp_path / "cell", "quant=none")
+    ledger = records.read_summary(run_dir)["memory_bytes"]
+    num_parameters = 4 * 12 + 12 + 12 * 8 + 8 + 8 * 2 + 2  # 182, padded to 192 where flat
+    assert ledger["weights"] == ledger["target"] == 4 * num_parameters
+    assert ledger["gradients"] == 4 * 192
+    assert ledger["optimizer"] == 2 * 4 * 192
+    assert ledger["replay"] == 200 * 4 * (4 + 4 + 3)
+    assert ledger["other"] == 0
+    batch = 8
+    obs, hidden = batch * 4, batch * 12 + batch * 8  # inputs and ReLU outputs, float32
+    assert ledger["activations"] == 4 * (obs + hidden) + loss_bytes(batch)
+
+
+def test_qat_keeps_codes_and_masks_beside_the_floats(tmp_path):
+    ledger = records.read_summary(run(tmp_path / "cell", "quant=qat8"))["memory_bytes"]
+    batch, sizes = 8, [(4, 12), (12, 8), (8, 2)]
+    inputs = sum(fan_in for fan_in, _ in sizes)
+    codes = 4 * batch * inputs  # float32
+    masks = batch * inputs  # bool
+    relu = 4 * batch * (12 + 8)
+    weight_codes = sum(4 * (fan_in * fan_out + fan_out) for fan_in, fan_out in sizes)  # and scales
+    grids = 2 * 4 * (4 + 1 + 1)  # scale and zero, which is also the centre
+    expected = codes + masks + relu + weight_codes + grids + loss_bytes(batch)
+    assert ledger["activations"] == expected
+
+
+def test_the_offline_wandb_run_holds_the_same_numbers(tmp_path):
+    run_dir = run(tmp_path / "cell", "logger=offline")
+    files = list((run_dir / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 1 and files[0].stat().st_size > 1000
+
+
+@pytest.mark.parametrize("quant", sorted(p.stem for p in (cli.conf_dir() / "quant").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "env", sorted(p.stem for p in (cli.conf_dir() / "env").glob("*.yaml") if p.stem != "gym")
+)
+def test_every_env_trains_converts_and_plays_with_every_scheme(tmp_path, env, quant):
+    small = ("num_seeds=1", "total_env_steps=48", "eval_episodes=1", "eval_interval_env_steps=0")
+    base = None
+    if quant.startswith("ptq"):
+        base = run(tmp_path / "base", f"env={env}", *small)
+    summary = records.read_summary(
+        run(tmp_path / "cell", f"env={env}", f"quant={quant}", *small, base_dir=base)
+    )
+    assert np.isfinite(summary["return_iqm"])
+    json.dumps(summary, allow_nan=False)

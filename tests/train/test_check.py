@@ -1,0 +1,108 @@
+"""Every refusal names the key and the remedy."""
+
+import sys
+
+import pytest
+
+from qbench.train import spaces
+from qbench.train.check import ConfigError, Incompatible, check_cell
+
+
+def refusal(cfg):
+    with pytest.raises(ConfigError) as error:
+        check_cell(cfg)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [],
+        ["env=lunarlander", "quant=ptq"],
+        ["env=gym", "env.id=CartPole-v0", "quant=qat4"],
+        ["quant=qat8", "quant.weights.bits=2", "quant.weights.output_bits=8"],
+        ["total_episodes=200", "n_jobs=1", "algo.learner.max_grad_norm=null"],
+    ],
+)
+def test_what_can_be_trained_passes(composed, choices):
+    check_cell(composed(*choices))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ("num_seeds=0", "num_seeds=0 will not do: it must be a whole number of at least 1."),
+        ("num_seeds=abc", "num_seeds=abc will not do: it must be a whole number of at least 1."),
+        ("num_seeds=true", "num_seeds=true will not do: it must be a whole number of at least 1."),
+        ("total_env_steps=-1", "total_env_steps=-1 will not do"),
+        ("total_episodes=0", "it must be a whole number of at least 1 or null."),
+        ("log_interval_env_steps=0", "log_interval_env_steps=0 will not do"),
+        ("eval_episodes=0", "eval_episodes=0 will not do"),
+        ("algo.loop.exploration.end=1.5", "it must be a number from 0 up to 1."),
+        ("algo.learner.gamma=-0.1", "algo.learner.gamma=-0.1 will not do"),
+        ("algo.loop.tau=0", "it must be a number above 0 up to 1."),
+        ("algo.learner.loss=l1", "it must be huber or squared."),
+        ("quant=qat8 quant.weights.bits=9", "it must be a whole number from 2 up to 8."),
+        ("quant=qat8 quant.weights.bits=null", "quant.weights.bits=null will not do"),
+        ("quant=ptq8 quant.weights.output_bits=1", "quant.weights.output_bits=1 will not do"),
+        ("quant=qat4 quant.activations.input_bits=2.5", "quant.activations.input_bits=2.5"),
+        ("quant=qat8 quant.activations.range=mse", "it must be min_max or moving_average."),
+        ("quant=qat8 quant.activations.grid=x", "it must be zero_point or affine."),
+        ("quant=qat8 quant.weights.granularity=row", "it must be channel or tensor."),
+        ("replay.capacity=10", "replay.capacity=10 is smaller than algo.loop.batch_size=64"),
+        ("algo.loop.learning_starts=50001", "is beyond total_env_steps=50000"),
+        ("network.hidden_sizes=[8,0]", "network.hidden_sizes=[8, 0] will not do"),
+        ("sweep=../elsewhere", "sweep=../elsewhere will not do"),
+        ("~replay", "replay was removed but is needed: leave out ~replay."),
+        ("+typo=1", "typo is not a key that anything reads"),
+        ("env=gym", "env=gym needs env.id="),
+        ("env=gym env.id=Catpole-v1", "env.id=Catpole-v1 is not registered: the nearest ids are"),
+        ("env=gym env.id=ALE/Nothing-v5", 'pip install "qbench[atari]"'),
+        ("env.id=Acrobot-v1", "use env=gym env.id=Acrobot-v1."),
+        ("+env.kwargs.wind=1", "env.kwargs does not suit CartPole-v1"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence(composed, overrides, sentence):
+    said = refusal(composed(*overrides.split()))
+    assert sentence in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("env_id", "sentence"),
+    [
+        ("Pendulum-v1", "DQN needs a Discrete action space; Pendulum-v1 has Box(1,)."),
+        ("Taxi-v4", "network=mlp takes a one-dimensional Box of observations; Taxi-v4 has"),
+    ],
+)
+def test_spaces_that_do_not_suit_are_incompatible_not_wrong(composed, env_id, sentence):
+    with pytest.raises(Incompatible, match=sentence.replace("(", r"\(").replace(")", r"\)")):
+        check_cell(composed("env=gym", f"env.id={env_id}"))
+
+
+def test_a_module_is_only_imported_when_the_command_line_says_so(composed):
+    cfg = composed("env=gym", "env.id=nowhere:Env-v0")
+    assert "needs a module that cannot be imported" in refusal(cfg)
+    cfg.hydra.overrides.task = ["env=gym"]
+    assert "only allowed on the command line" in refusal(cfg)
+
+
+def test_a_replay_that_does_not_fit_names_the_number_of_seeds_that_does(composed, monkeypatch):
+    # CartPole: 4 * (2 * 4 + 3) = 44 bytes a row, 4.4 MB a seed, 3 seeds in 14 MB.
+    monkeypatch.setattr(spaces, "available_bytes", lambda: 14_000_000)
+    assert "num_seeds=3 is the most that fits" in refusal(composed("num_seeds=5"))
+    check_cell(composed("num_seeds=3"))
+    monkeypatch.setattr(spaces, "available_bytes", lambda: 440_000)
+    assert "replay.capacity=10000 is the most that fits one seed" in refusal(composed())
+
+
+def test_a_row_of_the_replay_is_counted_as_the_replay_counts_it():
+    replay = pytest.importorskip("qbench.replay")
+    for shape in [(4,), (8,), (4, 84, 84)]:
+        assert spaces.row_bytes(shape) == replay.row_bytes(shape)
+
+
+def test_foreign_classes_are_left_alone(composed):
+    cfg = composed("quant=qat8", "quant._target_=toy.Scheme", "quant.activations.range=log")
+    check_cell(cfg)
+    assert "toy" not in sys.modules

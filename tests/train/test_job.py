@@ -1,0 +1,128 @@
+"""One cell in a process of its own."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qbench import records
+from qbench.train import cells, job, process
+from tests.train.fakes import DONE, KILLED, RAISES, REFUSES, SLEEPS
+
+
+@pytest.fixture
+def prepared(composed, workplace):
+    def prepare(budget, *overrides):
+        cfg = composed(f"total_env_steps={budget}", "num_seeds=2", *overrides)
+        cell = cells.from_config(cfg)
+        assert process.prepare(cell)
+        return cell
+
+    return prepare
+
+
+def run(cell):
+    child = process.start(cell, None, has_log_file=True)
+    return process.conclude(cell, child.wait(timeout=60))
+
+
+def wait_for(path: Path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_finished_job_is_done_with_its_own_threads_and_without_torch_before(prepared):
+    cell = prepared(DONE, "trainer.num_threads=3")
+    assert run(cell) == process.Outcome("done")
+    assert "threads 3 torch False" in (cell.run_dir / "log.txt").read_text()
+    assert records.read_summary(cell.run_dir)["network"] == "mlp"
+
+
+def test_a_failed_job_leaves_its_reason_and_traceback(prepared):
+    cell = prepared(RAISES)
+    assert run(cell) == ("failed", 1, "ValueError: the weights are not finite")
+    assert 'raise ValueError("the weights' in records.read_status(cell.run_dir)["traceback"]
+    assert "Traceback" in (cell.run_dir / "log.txt").read_text()
+
+
+def test_a_killed_job_is_reported_by_its_parent(prepared):
+    cell = prepared(KILLED)
+    state, exit_code, reason = run(cell)
+    assert (state, exit_code) == ("failed", 1)
+    assert reason == "killed by signal 9 (SIGKILL), often out of memory"
+    assert records.read_status(cell.run_dir)["reason"] == reason
+
+
+def test_a_job_that_cannot_run_on_this_machine_is_refused_without_a_traceback(prepared):
+    cell = prepared(REFUSES)
+    assert run(cell) == ("failed", 2, "trainer=gpu needs a CUDA device.")
+    assert records.read_status(cell.run_dir)["traceback"] is None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_job_is_interrupted_and_its_records_stay(prepared, number, code):
+    cell = prepared(SLEEPS)
+    child = process.start(cell, None, has_log_file=True)
+    wait_for(cell.run_dir / "records.jsonl")
+    child.send_signal(number)
+    outcome = process.conclude(cell, child.wait(timeout=60))
+    assert outcome == ("interrupted", code, f"interrupted by {number.name}")
+    assert len(records.read_records(cell.run_dir)) == 1
+
+
+def test_a_job_stopped_before_it_could_speak_is_interrupted_too(prepared):
+    cell = prepared(SLEEPS)
+    child = process.start(cell, None, has_log_file=True)
+    child.terminate()
+    outcome = process.conclude(cell, child.wait(timeout=60))
+    assert outcome == ("interrupted", 143, "interrupted by SIGTERM")
+
+
+def test_two_processes_never_train_one_cell(prepared):
+    cell = prepared(DONE)
+    with job.cell_lock(cell.run_dir):
+        assert run(cell) == ("failed", 1, "it is being trained by another process")
+        with pytest.raises(job.Busy):
+            process.prepare(cell)
+    assert records.read_status(cell.run_dir)["state"] == "running"
+    assert run(cell).state == "done"
+
+
+def test_a_restart_removes_what_an_unfinished_attempt_left(prepared):
+    cell = prepared(RAISES)
+    run(cell)
+    assert process.prepare(cell)
+    assert not (cell.run_dir / "records.jsonl").exists()
+    assert records.read_status(cell.run_dir)["state"] == "running"
+
+
+def test_a_finished_cell_is_not_touched_and_kept_when_more_seeds_are_wanted(prepared):
+    cell = prepared(DONE)
+    run(cell)
+    assert not process.prepare(cell)
+    cell.cfg.num_seeds = 3
+    assert process.prepare(cell)
+    before = json.loads((cell.run_dir / "previous" / "summary.json").read_text())
+    assert before["num_seeds"] == 2
+
+
+def test_the_config_is_resolved_and_complete_in_the_folder(prepared):
+    cell = prepared(DONE, "quant=ptq")
+    cfg = job.load_config(cell.run_dir)
+    assert cells.plain(cfg, ("hydra",)) == cells.plain(cell.cfg, ("hydra",))
+    assert cells.axes_of(cfg)["quant"] == "ptq8"
+    assert cfg.hydra.runtime.output_dir == str(cell.run_dir.absolute())
+
+
+def test_a_folder_that_is_no_run_folder_is_refused(workplace):
+    child = subprocess.run(
+        [sys.executable, "-m", "qbench.train.job", str(workplace)], capture_output=True, text=True
+    )
+    assert child.returncode == 2
+    assert child.stderr.startswith(f"{workplace} is not a run folder")
