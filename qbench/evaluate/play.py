@@ -1,12 +1,12 @@
 """Plays whole episodes of S agents side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 
-from qbench.types import FloatArray, IntArray, Policy
+from qbench.types import FloatArray, IntArray, IntegerPolicy, Policy
 
 EVAL_ENV_SEED = 10_000_000
 """Episode i is the first episode of the env seeded with EVAL_ENV_SEED + i, for every agent."""
@@ -17,6 +17,16 @@ class Played(NamedTuple):
 
     returns: FloatArray
     lengths: IntArray
+
+
+def greedy(policies: Sequence[IntegerPolicy]) -> Policy:
+    """One policy for S agents from the converted Q-network of each."""
+
+    def act(obs: FloatArray, /) -> IntArray:
+        values = [policy(rows) for policy, rows in zip(policies, obs, strict=True)]
+        return np.stack([q.argmax(axis=-1) for q in values])
+
+    return act
 
 
 def play(

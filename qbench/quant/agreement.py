@@ -71,7 +71,7 @@ def _trace(module: nn.Module, obs: FloatArray) -> tuple[list[FloatArray], FloatA
 
     def record(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         grid: fake.Grid = layer.codes()[0]  # type: ignore[operator]
-        raw.append(torch.addcmul(grid.zero, inputs[0], 1.0 / grid.scale)[0].numpy())
+        raw.append(fake.position(inputs[0], grid)[0].numpy())
 
     layers = [m for m in module.modules() if isinstance(m, QuantLinear)]
     hooks = [layer.register_forward_pre_hook(record) for layer in layers]

@@ -51,7 +51,12 @@ GRIDS = {"affine": affine_grid, "zero_point": zero_point_grid}
 
 def encode(x: Tensor, grid: Grid) -> Tensor:
     """Codes of x, integer-valued float32 in [0, grid.top]; ties go to the even code."""
-    return torch.addcmul(grid.zero, x, 1.0 / grid.scale).round_().clamp_(0, grid.top)
+    return position(x, grid).round_().clamp_(0, grid.top)
+
+
+def position(x: Tensor, grid: Grid) -> Tensor:
+    """Where x lies on the grid, in codes, before rounding."""
+    return (x * (1.0 / grid.scale)).add_(grid.zero)
 
 
 def decode(codes: Tensor, grid: Grid) -> Tensor:
@@ -105,17 +110,17 @@ class FakeQuantLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, grid: Grid, codes: Codes
     ) -> Tensor:
-        raw = torch.addcmul(grid.zero, x, 1.0 / grid.scale).round_()
+        raw = position(x, grid).round_()
         clamped = raw.clamp(0, grid.top)
-        inside = raw == clamped
+        outside = raw != clamped
         centred = clamped.sub_(grid.centre)
-        ctx.save_for_backward(centred, inside, codes.weight, codes.scale, *grid[:3])
+        ctx.save_for_backward(centred, outside, codes.weight, codes.scale, *grid[:3])
         ctx.has_integer_zero = grid.has_integer_zero
         return accumulate(centred, codes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        centred, inside, weight, scale, grid_scale, zero, centre = ctx.saved_tensors
+        centred, outside, weight, scale, grid_scale, zero, centre = ctx.saved_tensors
         grad_bias = grad.sum(1)
         grad_weight = grad.transpose(1, 2) @ centred  # [S, out, F]
         if not ctx.has_integer_zero:
@@ -123,7 +128,8 @@ class FakeQuantLinear(torch.autograd.Function):
         grad_weight *= grid_scale
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = ((grad * scale.unsqueeze(1)) @ weight).mul_(inside).div_(grid_scale)
+            grad_x = ((grad * scale.unsqueeze(1)) @ weight).masked_fill_(outside, 0.0)
+            grad_x.div_(grid_scale)
         return grad_x, grad_weight, grad_bias, None, None
 
 

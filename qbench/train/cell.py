@@ -6,19 +6,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from qbench import layers, records
 from qbench.deploy import npz
-from qbench.evaluate import Played, play
+from qbench.evaluate import greedy, play
 from qbench.quant import agreement
 from qbench.quant.integer import IntegerNetwork
 from qbench.report import stats
 from qbench.train import callbacks, ledger, provenance
 from qbench.train.agents import Agents, quantize_agents, train_agents
 from qbench.train.wandb_log import WandbRun
-from qbench.types import FloatArray, IntArray, IntegerPolicy
 
 
 def train_cell(cfg: DictConfig, run_dir: Path, axes: dict[str, str], base_dir: Path | None) -> None:
@@ -71,7 +69,12 @@ def _score(
         else None
         for single, policy, obs in zip(singles, policies, agents.observations, strict=True)
     ]
-    played = play_converted(policies, agents.env.make, cfg.eval_episodes)
+    played = play(
+        greedy(policies),
+        agents.env.make,
+        num_seeds=len(policies),
+        num_episodes=cfg.eval_episodes,
+    )
     rows = callbacks.eval_rows("final", agents.seeds, agents.env_steps, played)
     for row, alive in zip(rows, agents.alive, strict=True):
         row["diverged"] = not alive
@@ -92,16 +95,6 @@ def _score(
         "env_steps_per_s": agents.env_steps_per_s,
         "base_cell": agents.base_cell,
     }
-
-
-def play_converted(policies: list[IntegerPolicy], make_env: Any, num_episodes: int) -> Played:
-    """Greedy episodes of converted Q-networks, one policy per seed."""
-
-    def greedy(obs: FloatArray) -> IntArray:
-        outputs = [policy(rows) for policy, rows in zip(policies, obs, strict=True)]
-        return np.stack([q.argmax(axis=-1) for q in outputs])
-
-    return play(greedy, make_env, num_seeds=len(policies), num_episodes=num_episodes)
 
 
 def _quiet_lightning() -> None:

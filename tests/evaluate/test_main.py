@@ -1,0 +1,52 @@
+"""`python -m qbench.evaluate` on real folders, and on folders that are none."""
+
+import numpy as np
+import pytest
+
+from qbench import records
+from qbench.evaluate.__main__ import main
+from tests.train.test_cell import run
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory):
+    run_dir = run(tmp_path_factory.mktemp("evaluate") / "cell", "quant=qat8")
+    (run_dir / ".hydra").mkdir()
+    (run_dir / ".hydra" / "config.yaml").write_text("env: {id: CartPole-v1, kwargs: {}}")
+    records.write_status(run_dir, "done")
+    return run_dir
+
+
+def test_it_plays_the_stored_networks_to_the_same_returns(cell, capsys):
+    assert main([str(cell), "--episodes", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, seed in zip(lines, records.read_summary(cell)["seeds"], strict=True):
+        assert line.startswith(f"seed {seed['seed']}: return {np.mean(seed['eval_returns']):.1f} ")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda d: records.write_status(d, "interrupted"), "is not finished: its state is interr"),
+        (
+            lambda d: (d / ".hydra" / "config.yaml").write_text("env: {id: 'os:X', kwargs: {}}"),
+            "':'",
+        ),
+        (lambda d: (d / ".hydra" / "config.yaml").write_text("a: b"), "does not name an env"),
+        (lambda d: (d / "deploy" / "seed_0" / "policy.npz").write_bytes(b"x"), "not a policy"),
+    ],
+)
+def test_what_cannot_be_played_is_one_sentence(cell, tmp_path, capsys, spoil, sentence):
+    import shutil
+
+    copied = tmp_path / "cell"
+    shutil.copytree(cell, copied)
+    spoil(copied)
+    assert main([str(copied)]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    assert "is not a run folder" in capsys.readouterr().err

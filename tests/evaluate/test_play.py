@@ -1,0 +1,67 @@
+"""Greedy episodes: held-out seeds, first episodes, the same ones for every agent."""
+
+import gymnasium
+import numpy as np
+
+from qbench import streams
+from qbench.evaluate import EVAL_ENV_SEED, greedy, play
+from tests.toys import Counter
+
+
+class Recorded(Counter):
+    """Remembers its resets; its first episode lasts two steps."""
+
+    instances: list["Recorded"]
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = []
+        self.instances.append(self)
+
+    def reset(self, *, seed=None, options=None):
+        self.seeds.append(seed)
+        return super().reset(seed=seed, options=options)
+
+
+def test_episode_i_is_the_first_episode_of_env_i_for_every_agent():
+    Recorded.instances = []
+    played = play(
+        lambda obs: np.ones(obs.shape[:2], np.int64), Recorded, num_seeds=2, num_episodes=3
+    )
+    expected = [[EVAL_ENV_SEED + i] for i in range(3)] * 2
+    assert [env.seeds for env in Recorded.instances] == expected
+    assert played.returns.tolist() == [[2.0] * 3] * 2
+    assert played.lengths.tolist() == [[2] * 3] * 2
+
+
+def test_each_agent_acts_in_its_own_envs():
+    Recorded.instances = []
+    policy = lambda obs: np.broadcast_to(np.array([[0], [1]]), obs.shape[:2])  # noqa: E731
+    played = play(policy, Recorded, num_seeds=2, num_episodes=2)
+    assert played.returns.tolist() == [[0.0, 0.0], [2.0, 2.0]]
+
+
+def test_greedy_takes_each_agents_best_action():
+    policies = [lambda obs: np.array([[0.0, 1.0]] * len(obs)), lambda obs: -obs]
+    obs = np.array([[[3.0, 4.0]], [[3.0, 4.0]]])
+    assert greedy(policies)(obs).tolist() == [[1], [0]]
+
+
+def test_returns_are_those_of_one_env_played_alone():
+    def act(obs):
+        return (obs[..., 2] + 0.3 * obs[..., 3] > 0).astype(np.int64)
+
+    played = play(act, lambda: gymnasium.make("CartPole-v1"), num_seeds=1, num_episodes=3)
+    for i in range(3):
+        env = gymnasium.make("CartPole-v1")
+        obs, _ = env.reset(seed=EVAL_ENV_SEED + i)
+        total, over = 0.0, False
+        while not over:
+            obs, reward, terminated, truncated, _ = env.step(int(act(obs.astype(np.float32))))
+            total, over = total + float(reward), terminated or truncated
+        assert played.returns[0, i] == total
+
+
+def test_no_training_env_is_seeded_like_an_evaluation_env():
+    training = {streams.integer(seed, "env") for seed in range(1000)}
+    assert not training & set(range(EVAL_ENV_SEED, EVAL_ENV_SEED + 10_000))
