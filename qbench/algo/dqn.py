@@ -61,8 +61,9 @@ class DQN:
 
     def loss(self, batch: Transition) -> tuple[Tensor, Metrics]:
         """Temporal-difference loss [S], and what is reported of it."""
-        target = self._target(batch)  # [S, B]
+        # The online forward comes first: double DQN's second one then finds its layers' caches.
         q = self.network(batch.obs).gather(-1, batch.action[..., None])[..., 0]  # [S, B]
+        target = self._target(batch)  # [S, B]
         loss = self._error(q, target).mean(-1)  # [S]
         return loss, {"loss": loss.detach(), "q_mean": q.detach().mean(-1)}
 

@@ -26,8 +26,9 @@ class LinearSpec:
 class QuantLinear(layers.Linear):
     """Linear on quantized inputs, weights and biases (`qbench.quant.fake`).
 
-    The input's range moves in train mode with gradients on, and nowhere else. In eval mode
-    the weights' codes are cached until the mode is set anew.
+    The input's range moves in train mode with gradients on, and nowhere else. Codes are cached
+    from one such forward to the next, and until the mode is set anew: whoever changes weights
+    sets the mode before the next forward (an optimizer writes past autograd's version counters).
     """
 
     input_low: Tensor  # [S, 1, F] or [S, 1, 1]; above input_high until the first minibatch
@@ -52,7 +53,7 @@ class QuantLinear(layers.Linear):
         """[S, B, F] -> [S, B, out]."""
         if self.training and torch.is_grad_enabled():
             self._observe(x.detach())
-            grid, codes = self._encode()
+            self._cached = grid, codes = self._encode()
             quantized: Tensor = fake.FakeQuantLinear.apply(  # type: ignore[no-untyped-call]
                 x, self.weight, self.bias, grid, codes
             )
@@ -62,8 +63,6 @@ class QuantLinear(layers.Linear):
 
     def codes(self) -> tuple[fake.Grid, fake.Codes]:
         """The input's grid and the layer's integers as they stand."""
-        if self.training:
-            return self._encode()
         if self._cached is None:
             self._cached = self._encode()
         return self._cached
