@@ -44,6 +44,7 @@ class DQN:
         )
         self.set_learning_rate = self.optimizer.set_learning_rate
         self.gamma = gamma
+        self._has_buffers = False
         self.double = double
         self._error = td.LOSSES[loss]
 
@@ -63,6 +64,7 @@ class DQN:
         """Temporal-difference loss [S], and what is reported of it."""
         # The online forward comes first: double DQN's second one then finds its layers' caches.
         q = self.network(batch.obs).gather(-1, batch.action[..., None])[..., 0]  # [S, B]
+        self._copy_first_buffers()
         target = self._target(batch)  # [S, B]
         loss = self._error(q, target).mean(-1)  # [S]
         return loss, {"loss": loss.detach(), "q_mean": q.detach().mean(-1)}
@@ -75,6 +77,22 @@ class DQN:
         return td.double_q_learning_target(
             batch.reward, batch.terminated, next_q, self.network(batch.next_obs), self.gamma
         )
+
+    def _copy_first_buffers(self) -> None:
+        """Ranges do not wait for the first sync: a range that has seen nothing is no range."""
+        if not self._has_buffers:
+            self._has_buffers = True
+            self._copy_buffers()
+
+    @torch.no_grad()
+    def _copy_buffers(self) -> None:
+        if self.target_network is None:
+            return
+        buffers = zip(self.target_network.buffers(), self.network.buffers(), strict=True)
+        for target, online in buffers:
+            target.copy_(online)
+        # Quantized layers cache their weights in eval mode; entering it anew drops the cache.
+        self.target_network.eval()
 
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:
@@ -89,8 +107,4 @@ class DQN:
         if self.target_network is None:
             return
         self._target_flat.lerp_(self.optimizer.flat, tau)
-        buffers = zip(self.target_network.buffers(), self.network.buffers(), strict=True)
-        for target, online in buffers:
-            target.copy_(online)
-        # Quantized layers cache their weights in eval mode; entering it anew drops the cache.
-        self.target_network.eval()
+        self._copy_buffers()

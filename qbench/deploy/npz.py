@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -41,6 +42,6 @@ def load(path: Path) -> IntegerPolicy:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
         network: IntegerPolicy = FORMATS[str(arrays.pop("format"))].from_arrays(arrays)
-    except (KeyError, OSError, ValueError) as error:
+    except (KeyError, OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
         raise ValueError(f"{path} is not a policy that qbench wrote: {error}") from error
     return network

@@ -47,9 +47,9 @@ def integer_network(module: nn.Module) -> IntegerNetwork:
 
 def _layer(stage: Stage, following: Stage | None) -> IntegerLinear:
     grid, codes = stage.layer.codes()  # type: ignore[operator]
-    weight = codes.weight[0].double()
+    weight = _finite(codes.weight[0])
     # The integer network's input codes are unsigned: their centre moves into the bias.
-    bias = codes.bias[0].double() - (weight * grid.centre[0].double()).sum(-1)
+    bias = _finite(codes.bias[0]) - (weight * _finite(grid.centre[0])).sum(-1)
     reach = weight.abs().sum(-1) * grid.top + bias.abs()
     if reach.max() >= 2**31:
         raise ConversionError(f"convert: a sum of up to {int(reach.max())} does not fit int32.")
@@ -63,11 +63,14 @@ def _layer(stage: Stage, following: Stage | None) -> IntegerLinear:
 
 def _requantization(scale: Tensor, stage: Stage, following: Stage) -> dict[str, Any]:
     grid: fake.Grid = following.layer.codes()[0]  # type: ignore[operator]
-    ratio = _array(scale.double() * (1.0 / grid.scale).double().view(-1))
+    if grid.scale.numel() != 1:
+        raise ConversionError("convert takes one range per feature for the observation only.")
+    inverse = (1.0 / grid.scale).double().view(-1)
+    ratio = _array(_finite(scale.double() * inverse).clamp(2.0**-MAX_SHIFT, 2.0**29))
     exponent = np.array([30 - math.floor(math.log2(r)) for r in ratio])
     shift = np.minimum(exponent, MAX_SHIFT)
     multiplier = np.minimum(np.rint(ratio * 2.0**shift), 2**31 - 1)
-    zero = float(grid.zero.view(-1)[0])
+    zero = float(_finite(grid.zero).view(-1)[0])
     low = min(max(round(zero), 0), grid.top) if stage.has_relu else 0
     return {
         "multiplier": multiplier.astype(np.int32),
@@ -76,6 +79,11 @@ def _requantization(scale: Tensor, stage: Stage, following: Stage) -> dict[str, 
         "low": low,
         "top": grid.top,
     }
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """float64, with zeros for what a diverged seed left that is no number: it is scored as is."""
+    return torch.nan_to_num(tensor.double(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _array(tensor: Any) -> npt.NDArray[Any]:

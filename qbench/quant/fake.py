@@ -35,6 +35,10 @@ class Grid(NamedTuple):
 def affine_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
     """[low, high] in 2^bits - 1 equal cells with a real offset: the seed paper's Table 1."""
     top = 2**bits - 1
+    # A range of (nearly) one value cannot be divided: it is widened to include zero.
+    is_point = high - low <= 1e-4 * torch.maximum(high.abs(), low.abs())
+    low = torch.where(is_point, low.clamp_max(0.0), low)
+    high = torch.where(is_point, high.clamp_min(0.0), high)
     scale = ((high - low) / top).clamp_min(1e-8)
     zero = -low / scale
     return Grid(scale, zero, zero.round(), top, has_integer_zero=False)

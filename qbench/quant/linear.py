@@ -1,6 +1,7 @@
 """The quantized linear layer and its range."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from qbench import layers
 from qbench.quant import fake
 
 MOMENTUM = 0.01  # weight of the newest minibatch, torch.ao's MovingAverageMinMaxObserver
+WIDENED = 1 + 2**-11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +73,22 @@ class QuantLinear(layers.Linear):
         """What eval mode keeps beside the parameters, for the memory ledger."""
         grid, codes = self.codes()
         scale = codes.scale[:, :1] if not self.spec.per_channel else codes.scale
-        return [grid.scale, grid.zero, grid.centre, codes.weight, codes.bias, scale]
+        zeros = [grid.zero] if grid.has_integer_zero else [grid.zero, grid.centre]
+        return [grid.scale, *zeros, codes.weight, codes.bias, scale]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._cached = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     @torch.no_grad()
     def _encode(self) -> tuple[fake.Grid, fake.Codes]:
         unseen = self.input_low > self.input_high
         low = self.input_low.masked_fill(unseen, -1.0)
         high = self.input_high.masked_fill(unseen, 1.0)
+        if not self.spec.per_feature:
+            # The end of a range is often an accumulator's very value, and its multiples then lie
+            # on rounding ties, where integers and floats part.
+            low, high = low * WIDENED, high * WIDENED
         grid = fake.GRIDS[self.spec.grid](low, high, self.spec.input_bits)
         spec = self.spec
         codes = fake.encode_layer(
@@ -91,6 +102,10 @@ class QuantLinear(layers.Linear):
         dims = 1 if self.spec.per_feature else (1, 2)
         low = x.amin(dims).view_as(self.input_low)
         high = x.amax(dims).view_as(self.input_high)
+        # A diverged seed's activations must not reach its range: it is frozen as it was.
+        is_finite = low.isfinite() & high.isfinite()
+        low = torch.where(is_finite, low, self.input_low)
+        high = torch.where(is_finite, high, self.input_high)
         if self.spec.range == "moving_average":
             # The first minibatch is taken whole: the range is then still empty (infinite).
             first = self.input_low.isinf()

@@ -6,6 +6,7 @@ from torch import nn
 
 from qbench import layers
 from qbench.quant.linear import LinearSpec, QuantLinear
+from qbench.quant.trace import linear_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,11 @@ class Activations:
 def swap_linear(module: nn.Module, weights: Weights, activations: Activations) -> nn.Module:
     """Every Linear of `module` as a QuantLinear with the same Parameters under the same names.
 
-    The first Linear in module order takes the observation, the last one gives the output;
+    The first Linear to be executed takes the observation, the last one gives the output;
     the observation's range is always its minimum and maximum, since an outlier that an
     average forgets (a falling pole) is the very input that matters.
     """
-    found = [m for m in module.modules() if isinstance(m, layers.Linear)]
+    found = linear_layers(module)
 
     def swap(layer: layers.Linear) -> QuantLinear:
         is_first, is_last = layer is found[0], layer is found[-1]

@@ -1,6 +1,5 @@
 """The agents of a cell: trained here, or taken from the `none` cell and quantized."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ from torch import nn
 
 from qbench import records, streams
 from qbench.env.gym import GymnasiumEnv
-from qbench.replay import ReplayBuffer
 from qbench.train import callbacks, ledger
 from qbench.train.build import Parts, build, build_network, create
 from qbench.train.data import ReplayDataModule, chunk_stops
 from qbench.train.errors import ConfigError
-from qbench.train.module import PopulationModule
+from qbench.train.module import PopulationModule, Snapshots
 from qbench.types import FloatArray, QuantScheme
 
 CALIBRATION_ROWS = 10_000
@@ -36,7 +34,7 @@ class Agents:
     network: nn.Module  # prepared, in eval mode, on the CPU
     observations: list[FloatArray]  # per seed, [10000, *obs_shape] of its final replay
     alive: list[bool]
-    env_steps: int
+    env_steps: list[int]
     env_steps_per_s: float
     memory_bytes: dict[str, int]
     base_cell: str | None
@@ -47,44 +45,66 @@ def train_agents(
 ) -> Agents:
     """Train a population from scratch."""
     parts = build(cfg)
-    started = time.time()
-    env_steps = _fit(cfg, run_dir, parts, recorder, label)
-    rate = env_steps * len(parts.seeds) / (time.time() - started)
-    memory_bytes = ledger.measure(parts.learner, parts.replay, parts.sampler)
+    module = _build_module(cfg, parts)
+    memory = callbacks.MeasureMemory(parts)
+    trainer = _build_trainer(cfg, run_dir, parts, recorder, label, memory)
+    try:
+        data = ReplayDataModule(sampler=parts.sampler, num_chunks=len(module.stops))
+        trainer.fit(module, data)
+    finally:
+        parts.collector.close()
+    kept = module.snapshots.keep_rest(parts.collector.env_step)
+    _store_observations(run_dir, parts.seeds, [seed.observations for seed in kept])
     return Agents(
         seeds=parts.seeds,
         env=parts.env,
         scheme=parts.scheme,
         network=parts.learner.network.cpu().eval(),
-        observations=_store_observations(run_dir, parts.replay, parts.seeds),
-        alive=parts.learner.alive.tolist(),
-        env_steps=env_steps,
-        env_steps_per_s=rate,
-        memory_bytes=memory_bytes,
+        observations=[seed.observations for seed in kept],
+        alive=[seed.is_alive for seed in kept],
+        env_steps=[seed.env_step for seed in kept],
+        env_steps_per_s=parts.collector.env_step * len(kept) / module.train_s,
+        memory_bytes=memory.memory_bytes,
         base_cell=None,
     )
 
 
-def _fit(
-    cfg: DictConfig, run_dir: Path, parts: Parts, recorder: callbacks.Recorder, label: str
-) -> int:
-    """Run Lightning's loop; returns the env steps done per seed."""
-    intervals = (
-        cfg.log_interval_env_steps,
-        cfg.eval_interval_env_steps,
-        cfg.checkpoint_interval_env_steps,
-    )
-    stops = chunk_stops(
-        cfg.total_env_steps, parts.loop.train_frequency, [cfg.chunk_env_steps, *intervals]
-    )
-    module = PopulationModule(
+def _build_module(cfg: DictConfig, parts: Parts) -> PopulationModule:
+    def observe(k: int) -> FloatArray:
+        draws = streams.generator(parts.seeds[k], "calibration")
+        index = draws.integers(parts.replay.size, size=CALIBRATION_ROWS)
+        return parts.replay.observations(k, index)
+
+    return PopulationModule(
         learner=parts.learner,
         collector=parts.collector,
         loop=parts.loop,
-        stops=stops,
-        total_episodes=cfg.total_episodes,
+        stops=chunk_stops(
+            cfg.total_env_steps,
+            parts.loop.train_frequency,
+            [
+                cfg.chunk_env_steps,
+                cfg.log_interval_env_steps,
+                cfg.eval_interval_env_steps,
+                cfg.checkpoint_interval_env_steps,
+            ],
+        ),
+        snapshots=Snapshots(parts.learner, cfg.total_episodes, observe),
     )
-    trainer = Trainer(
+
+
+def _build_trainer(
+    cfg: DictConfig,
+    run_dir: Path,
+    parts: Parts,
+    recorder: callbacks.Recorder,
+    label: str,
+    memory: callbacks.MeasureMemory,
+) -> Trainer:
+    evaluate = callbacks.EvaluateInterim(
+        cfg.eval_interval_env_steps, cfg.interim_eval_episodes, parts, recorder
+    )
+    return Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=1,
         max_epochs=1,
@@ -95,30 +115,22 @@ def _fit(
         default_root_dir=run_dir,
         callbacks=[
             callbacks.Progress(parts, cfg.total_env_steps, label),
-            callbacks.LogTraining(intervals[0], parts, recorder),
-            callbacks.EvaluateInterim(intervals[1], cfg.interim_eval_episodes, parts, recorder),
-            callbacks.Checkpoint(intervals[2], run_dir),
+            callbacks.LogTraining(cfg.log_interval_env_steps, parts, recorder),
+            evaluate,
+            callbacks.Checkpoint(cfg.checkpoint_interval_env_steps, run_dir),
+            memory,
         ],
     )
-    try:
-        trainer.fit(module, ReplayDataModule(sampler=parts.sampler, num_chunks=len(stops)))
-    finally:
-        parts.collector.close()
-    return parts.collector.env_step
 
 
 def _store_observations(
-    run_dir: Path, replay: ReplayBuffer, seeds: Sequence[int]
-) -> list[FloatArray]:
-    """Write calibration/seed_<k>.npz: observations drawn from the final replay."""
+    run_dir: Path, seeds: Sequence[int], observations: Sequence[FloatArray]
+) -> None:
+    """Write calibration/seed_<k>.npz."""
     folder = run_dir / "calibration"
     folder.mkdir(exist_ok=True)
-    drawn = []
-    for k, seed in enumerate(seeds):
-        index = streams.generator(seed, "calibration").integers(replay.size, size=CALIBRATION_ROWS)
-        drawn.append(replay.observations(k, index))
-        np.savez(folder / f"seed_{seed}.npz", obs=drawn[-1])
-    return drawn
+    for seed, obs in zip(seeds, observations, strict=True):
+        np.savez(folder / f"seed_{seed}.npz", obs=obs)
 
 
 def quantize_agents(cfg: DictConfig, run_dir: Path, base_dir: Path) -> Agents:
@@ -143,7 +155,7 @@ def quantize_agents(cfg: DictConfig, run_dir: Path, base_dir: Path) -> Agents:
         network=network.eval(),
         observations=observations,
         alive=[not base["seeds"][row].get("diverged", False) for row in rows],
-        env_steps=base["env_steps"],
+        env_steps=[base["seeds"][row]["env_steps"] for row in rows],
         env_steps_per_s=0.0,
         memory_bytes=ledger.inference_only(network, len(seeds)),
         base_cell=base_dir.name,

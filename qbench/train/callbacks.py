@@ -13,6 +13,7 @@ from tqdm import tqdm
 from qbench import records
 from qbench.evaluate import Played, play
 from qbench.schedule import crossed
+from qbench.train import ledger
 from qbench.train.build import Parts
 from qbench.train.module import PopulationModule
 from qbench.train.wandb_log import WandbRun
@@ -129,7 +130,8 @@ class EvaluateInterim(OnEnvStep):
             num_seeds=len(self._parts.seeds),
             num_episodes=self._num_episodes,
         )
-        rows = eval_rows("eval", self._parts.seeds, module.collector.env_step, played)
+        env_steps = [module.collector.env_step] * len(self._parts.seeds)
+        rows = eval_rows("eval", self._parts.seeds, env_steps, played)
         self._recorder.write([r for k, r in enumerate(rows) if module.snapshots.is_running(k)])
 
     def _policy(self, obs: FloatArray) -> IntArray:
@@ -137,7 +139,7 @@ class EvaluateInterim(OnEnvStep):
         return self._parts.learner.act(torch.from_numpy(obs).to(device)).cpu().numpy()
 
 
-def eval_rows(kind: str, seeds: list[int], env_step: int, played: Played) -> Rows:
+def eval_rows(kind: str, seeds: list[int], env_steps: list[int], played: Played) -> Rows:
     """One row per seed of greedy episodes."""
     return [
         {
@@ -148,7 +150,9 @@ def eval_rows(kind: str, seeds: list[int], env_step: int, played: Played) -> Row
             "eval_lengths": lengths.tolist(),
             "eval_return_mean": float(returns.mean()),
         }
-        for seed, returns, lengths in zip(seeds, played.returns, played.lengths, strict=True)
+        for seed, env_step, returns, lengths in zip(
+            seeds, env_steps, played.returns, played.lengths, strict=True
+        )
     ]
 
 
@@ -172,6 +176,19 @@ class Checkpoint(OnEnvStep):
         self.fire(trainer, pl_module)
 
 
+class MeasureMemory(Callback):
+    """The ledger at the end of training, before Lightning takes the module off its device."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.memory_bytes: ledger.Bytes = {}
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Measure."""
+        parts = self._parts
+        self.memory_bytes = ledger.measure(parts.learner, parts.replay, parts.sampler)
+
+
 class Progress(Callback):
     """One line that speaks RL; nothing where stderr is not a terminal."""
 
@@ -184,7 +201,7 @@ class Progress(Callback):
             disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
         )
-        self._returns: list[float] = []
+        self._recent: list[float] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -193,8 +210,8 @@ class Progress(Callback):
         if self._bar.disable:
             return
         env_step = pl_module.collector.env_step
-        self._returns += [episode.episode_return for episode in pl_module.episodes]
-        recent = self._returns[-20:]
+        recent = [e.episode_return for e in pl_module.episodes[-20:]] or self._recent
+        self._recent = recent
         self._bar.set_postfix_str(
             f"return {sum(recent) / max(len(recent), 1):.0f}, "
             f"loss {pl_module.mean_loss:.3g}, epsilon {self._parts.epsilon(env_step):.2f}",

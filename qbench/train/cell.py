@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from qbench import layers, records
 from qbench.deploy import npz
@@ -17,6 +18,7 @@ from qbench.report import stats
 from qbench.train import callbacks, ledger, provenance
 from qbench.train.agents import Agents, quantize_agents, train_agents
 from qbench.train.wandb_log import WandbRun
+from qbench.types import FloatArray, IntegerPolicy
 
 
 def train_cell(cfg: DictConfig, run_dir: Path, axes: dict[str, str], base_dir: Path | None) -> None:
@@ -39,8 +41,9 @@ def train_cell(cfg: DictConfig, run_dir: Path, axes: dict[str, str], base_dir: P
             agents = quantize_agents(cfg, run_dir, base_dir)
         else:
             agents = train_agents(cfg, run_dir, recorder, label="-".join(axes.values()))
-        summary = {**axes, **_score(cfg, run_dir, agents, recorder)}
+        # Scoring has its own buffers, more of them for a quantized cell; they are no cost of its.
         peak = ledger.peak_rss_bytes()
+        summary = {**axes, **_score(cfg, run_dir, agents, recorder)}
         summary |= {
             "peak_rss_bytes": peak,
             "peak_rss_above_imports_bytes": peak - rss_bytes_after_imports,
@@ -64,9 +67,7 @@ def _score(
         for seed, policy in zip(agents.seeds, policies, strict=True)
     ]
     agreements = [
-        agreement.measure(single, policy, obs)._asdict()
-        if isinstance(policy, IntegerNetwork)
-        else None
+        _agreement(single, policy, obs)
         for single, policy, obs in zip(singles, policies, agents.observations, strict=True)
     ]
     played = play(
@@ -80,14 +81,15 @@ def _score(
         row["diverged"] = not alive
     recorder.write(rows)
     keys = ("seed", "eval_returns", "eval_lengths", "eval_return_mean", "diverged")
+    seeds = [
+        {**{key: row[key] for key in keys}, "env_steps": row["env_step"], "agreement": agreed}
+        for row, agreed in zip(rows, agreements, strict=True)
+    ]
     means = [row["eval_return_mean"] for row in rows]
     return {
         "num_seeds": len(agents.seeds),
-        "env_steps": agents.env_steps,
-        "seeds": [
-            {**{key: row[key] for key in keys}, "agreement": agreed}
-            for row, agreed in zip(rows, agreements, strict=True)
-        ],
+        "env_steps": max(agents.env_steps),
+        "seeds": seeds,
         "return_iqm": stats.iqm(means),
         "return_ci": stats.bootstrap_ci(means),
         "memory_bytes": agents.memory_bytes,
@@ -95,6 +97,14 @@ def _score(
         "env_steps_per_s": agents.env_steps_per_s,
         "base_cell": agents.base_cell,
     }
+
+
+def _agreement(single: nn.Module, policy: IntegerPolicy, obs: FloatArray) -> dict[str, Any] | None:
+    """How far the integers agree with fake quantization; None for a float network."""
+    if not isinstance(policy, IntegerNetwork):
+        return None
+    found = agreement.measure(single, policy, obs)
+    return {"holds": found.holds, **found._asdict()}
 
 
 def _quiet_lightning() -> None:

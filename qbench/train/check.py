@@ -195,6 +195,13 @@ def _check_budget(cfg: DictConfig) -> None:
             f"replay.capacity={cfg.replay.capacity} is smaller than"
             f" algo.loop.batch_size={batch}: raise the one or lower the other."
         )
+    loop = cfg.algo.loop
+    if loop.target_update_interval < loop.train_frequency:
+        raise ConfigError(
+            f"algo.loop.target_update_interval={loop.target_update_interval} is shorter than"
+            f" algo.loop.train_frequency={loop.train_frequency}, but targets move after updates:"
+            " raise the one or lower the other."
+        )
     learning_starts = OmegaConf.select(cfg, "algo.loop.learning_starts") or 0
     if learning_starts > cfg.total_env_steps:
         raise ConfigError(

@@ -1,7 +1,8 @@
 """The RL loop as a LightningModule: one training_step is a chunk of many cycles."""
 
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
@@ -11,7 +12,7 @@ from qbench.collect import Collector, Episode
 from qbench.replay import ReplaySampler
 from qbench.schedule import crossed
 from qbench.train.build import Loop
-from qbench.types import Learner, Metrics
+from qbench.types import FloatArray, Learner, Metrics
 
 
 class PopulationModule(LightningModule):
@@ -25,7 +26,7 @@ class PopulationModule(LightningModule):
         collector: envs and replay.
         loop: intervals.
         stops: env steps at which a chunk ends, ascending; the last one ends the training.
-        total_episodes: episodes per seed after which a seed is snapshotted; None: no such limit.
+        snapshots: keep each seed as it is when its budget is spent.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class PopulationModule(LightningModule):
         collector: Collector,
         loop: Loop,
         stops: Sequence[int],
-        total_episodes: int | None,
+        snapshots: "Snapshots",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -47,7 +48,8 @@ class PopulationModule(LightningModule):
         self.stops = stops
         self.env_step_before = 0
         self.episodes: list[Episode] = []
-        self.snapshots = Snapshots(learner, total_episodes)
+        self.snapshots = snapshots
+        self.train_s = 0.0
         self._sums: dict[str, Tensor] = {}
         self._num_updates = 0
 
@@ -57,9 +59,11 @@ class PopulationModule(LightningModule):
 
     def training_step(self, sampler: ReplaySampler, batch_idx: int) -> None:
         """Run cycles up to the chunk's end."""
+        started = time.perf_counter()
         self.env_step_before = self.collector.env_step
-        while self.collector.env_step < self.stops[batch_idx]:
+        while self.collector.env_step < self.stops[batch_idx] and not self.snapshots.are_complete:
             self._cycle(sampler)
+        self.train_s += time.perf_counter() - started
         if self.snapshots.are_complete:
             self.trainer.should_stop = True
 
@@ -102,16 +106,34 @@ class PopulationModule(LightningModule):
         return taken
 
 
+class Kept(NamedTuple):
+    """A seed as it was when its budget was spent."""
+
+    env_step: int
+    is_alive: bool
+    observations: FloatArray  # of its replay at that time
+    tensors: list[Tensor]
+
+
 class Snapshots:
     """Keeps each seed as it was when its budget of episodes was spent.
 
     The other seeds go on in lockstep; nothing later of a finished seed is recorded.
+
+    Args:
+        learner: whose network is kept, row by row.
+        total_episodes: episodes per seed; None: no such limit.
+        observe: seed index -> observations of its replay as it stands.
     """
 
-    def __init__(self, learner: Learner, total_episodes: int | None) -> None:
+    def __init__(
+        self, learner: Learner, total_episodes: int | None, observe: Callable[[int], FloatArray]
+    ) -> None:
+        self._learner = learner
+        self._observe = observe
         self._tensors = [*learner.network.parameters(), *learner.network.buffers()]
         self._left = [total_episodes] * len(learner.alive)
-        self._kept: dict[int, list[Tensor]] = {}
+        self._kept: dict[int, Kept] = {}
 
     @property
     def are_complete(self) -> bool:
@@ -131,12 +153,24 @@ class Snapshots:
             if left is not None:
                 self._left[k] = left - 1
                 if left == 1:
-                    self._kept[k] = [tensor[k].detach().clone() for tensor in self._tensors]
+                    self._keep(k, episode.env_step)
         return counted
+
+    def keep_rest(self, env_step: int) -> list[Kept]:
+        """Keep the seeds that still run as they stand; all seeds in order."""
+        for k in range(len(self._left)):
+            if self.is_running(k):
+                self._keep(k, env_step)
+        return [kept for _, kept in sorted(self._kept.items())]
+
+    def _keep(self, k: int, env_step: int) -> None:
+        tensors = [tensor[k].detach().clone() for tensor in self._tensors]
+        is_alive = bool(self._learner.alive[k])
+        self._kept[k] = Kept(env_step, is_alive, self._observe(k), tensors)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the kept seeds back into the network."""
         for k, kept in self._kept.items():
-            for tensor, value in zip(self._tensors, kept, strict=True):
+            for tensor, value in zip(self._tensors, kept.tensors, strict=True):
                 tensor[k].copy_(value)

@@ -140,6 +140,7 @@ def learner_of(module, **changes):
 
 def test_acting_targets_and_double_dqn_move_no_range():
     learner = learner_of(observed(scheme()))
+    learner.update(random_batch(2))  # The first one hands the ranges to the target.
     batch = random_batch(2)._replace(next_obs=1000 * random_batch(2).next_obs)
     highest = max(
         high.max()
@@ -304,3 +305,99 @@ def test_a_layer_left_in_float_is_an_error():
     network = layers.take_seed(q_population([0]), 0)
     with pytest.raises(ConversionError, match="left in float"):
         scheme().convert(network)
+
+
+def test_a_diverged_seed_can_still_be_converted_and_its_ranges_stay_finite():
+    quant = scheme(8)
+    learner = learner_of(quant.prepare(q_population([0, 1])), learning_rate=1e25)
+    for i in range(5):
+        learner.update(random_batch(2, first_seed=i))
+    assert not learner.alive.any()
+    learner.network.eval()
+    for tensor in learner.network.buffers():
+        assert tensor.isfinite().all()
+    network = quant.convert(layers.take_seed(learner.network, 0))
+    assert network(observations(1, 5)[0].numpy()).shape == (5, 2)
+
+
+class Bare(nn.Module):
+    """Two layers without a ReLU between them, registered in the reverse of their order."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Linear(6, 3)
+        self.first = nn.Linear(4, 6)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+@pytest.mark.parametrize("grid", ["zero_point", "affine"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_hidden_zero_points_and_order_of_registration(bits, grid):
+    quant = scheme(bits, output_bits=3, grid=grid)
+    module = quant.prepare(layers.populate(Bare, [0, 1]))
+    assert (module.first.spec.weight_bits, module.second.spec.weight_bits) == (bits, 3)
+    assert (module.first.spec.per_feature, module.second.spec.per_feature) == (True, False)
+    obs = observations(2, 3000)
+    module.train()(obs)
+    assert module.second.codes()[0].zero.min() > 0
+    single = layers.take_seed(module, 1)
+    found = agreement.measure(single, quant.convert(single), obs[1].numpy())
+    assert found.rows_with_a_differing_code <= 0.005 and found.max_tie_distance <= 1e-3
+
+
+def test_a_seed_taken_out_computes_what_it_computed_in_the_population():
+    module = observed(scheme(4), num_seeds=3)
+    obs = observations(3, 50)
+    with torch.no_grad():
+        expected = module(obs)[2:]
+        assert torch.equal(layers.take_seed(module, 2).eval()(obs[2:]), expected)
+
+
+class Twice(Bare):
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Linear(4, 4)
+        self.first = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.second(self.first(self.first(x)))
+
+
+class EndsInReLU(Bare):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"), [(Twice, "each Linear used once"), (EndsInReLU, "end in")]
+)
+def test_chains_that_the_integer_network_cannot_hold_are_refused(make, said):
+    module = scheme().prepare(layers.populate(make, [0]))
+    with pytest.raises(ConversionError, match=said):
+        scheme().convert(layers.take_seed(module, 0))
+
+
+def test_sums_that_could_leave_int32_are_refused():
+    quant = scheme(8)
+    module = quant.prepare(layers.populate(lambda: nn.Sequential(nn.Linear(70_000, 1)), [0]))
+    with torch.no_grad():
+        module[0].weight.fill_(1.0)
+    module.train()(torch.rand(1, 2, 70_000))
+    with pytest.raises(ConversionError, match="does not fit int32"):
+        quant.convert(layers.take_seed(module, 0))
+
+
+def test_a_constant_feature_keeps_its_value_on_the_affine_grid():
+    low = high = torch.full((1, 1, 1), 3.7)
+    grid = fake.affine_grid(low, high, bits=8)
+    decoded = fake.decode(fake.encode(torch.full((1, 1, 1), 3.7), grid), grid)
+    assert decoded.item() == pytest.approx(3.7, abs=0.01)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04" + b"x" * 40])
+def test_a_damaged_archive_is_one_sentence(tmp_path, content):
+    (tmp_path / "policy.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="is not a policy that qbench wrote"):
+        npz.load(tmp_path / "policy.npz")

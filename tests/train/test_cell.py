@@ -155,6 +155,21 @@ def test_ptq_takes_the_agents_of_the_none_cell(tmp_path):
     assert {row["kind"] for row in rows(ptq)} == {"final"}
 
 
+def test_ptq_quantizes_each_seed_on_its_own_replay(tmp_path):
+    base = run(tmp_path / "none", "quant=none")
+    ptq = run(tmp_path / "ptq8", "quant=ptq8", base_dir=base)
+    for seed in (0, 1):
+        with np.load(base / "calibration" / f"seed_{seed}.npz") as stored:
+            low, high = (f(stored["obs"], axis=0) for f in (np.min, np.max))
+        plain = npz.load(base / "deploy" / f"seed_{seed}" / "policy.npz").arrays()
+        policy = npz.load(ptq / "deploy" / f"seed_{seed}" / "policy.npz").arrays()
+        reach = np.maximum(high, 0) - np.minimum(low, 0)
+        np.testing.assert_allclose(policy["input_inverse_scale"], 255 / reach, rtol=1e-5)
+        folded = plain["0.weight"] * reach / 255
+        scale = np.abs(folded).max(axis=1, keepdims=True) / 127
+        np.testing.assert_allclose(policy["0.weight"], folded / scale, atol=0.51)
+
+
 def test_ptq_may_take_some_of_the_seeds(tmp_path):
     base = run(tmp_path / "none", "quant=none")
     both = run(tmp_path / "both", "quant=ptq8", base_dir=base)
