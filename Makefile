@@ -18,6 +18,7 @@ setup: $(INSTALLED) ## Create .venv with the tested versions; done by itself whe
 
 quickstart: setup ## Train a small grid (CartPole; none, qat8, qat4, ptq8) and show its table
 	$(BIN)/python -m qbench experiment=quickstart
+	@echo 'Next: $(BIN)/python -m qbench -m env=cartpole,lunarlander quant=none,qat8'
 
 test: setup lint ## Lint, then run every test that is not slow
 	$(BIN)/python -m pytest

@@ -50,7 +50,7 @@ def test_what_can_be_trained_passes(composed, choices):
         ("quant=qat8 quant.activations.grid=x", "it must be zero_point or affine."),
         ("quant=qat8 quant.weights.granularity=row", "it must be channel or tensor."),
         ("replay.capacity=10", "replay.capacity=10 is smaller than algo.loop.batch_size=64"),
-        ("algo.loop.learning_starts=50001", "is beyond total_env_steps=50000"),
+        ("algo.loop.learning_starts=100001", "is beyond total_env_steps=100000"),
         ("network.hidden_sizes=[8,0]", "network.hidden_sizes=[8, 0] will not do"),
         ("sweep=../elsewhere", "sweep=../elsewhere will not do"),
         ("~replay", "replay was removed but is needed: leave out ~replay."),
