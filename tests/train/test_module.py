@@ -1,0 +1,156 @@
+"""The loop, against lists of events written by hand, and what is kept of a finished seed."""
+
+import numpy as np
+import pytest
+import torch
+
+from qbench.collect import Episode
+from qbench.schedule import Linear
+from qbench.train.build import Loop
+from qbench.train.data import ReplayDataModule, chunk_stops
+from qbench.train.module import PopulationModule, Snapshots
+
+
+class Learner:
+    """Two seeds that only write down what is asked of them."""
+
+    def __init__(self):
+        self.network = torch.nn.Linear(1, 2, bias=False)  # one weight per seed
+        self.alive = torch.tensor([True, True])
+        self.events = []
+
+    def update(self, batch):
+        self.events.append(f"update {batch}")
+        return {"loss": torch.tensor([float(batch), 10.0 * batch])}
+
+    def sync_target(self, tau):
+        self.events.append(f"sync {tau}")
+
+    def set_learning_rate(self, learning_rate):
+        self.events.append(f"rate {learning_rate:.2f}")
+
+
+class Collector:
+    """Counts env steps; episodes end as told."""
+
+    def __init__(self, events, ends=()):
+        self.env_step = 0
+        self.events = events
+        self.ends = ends
+
+    def collect(self, num_env_steps):
+        before, self.env_step = self.env_step, self.env_step + num_env_steps
+        self.events.append(f"collect to {self.env_step}")
+        return [e for e in self.ends if before < e.env_step <= self.env_step]
+
+
+class Sampler:
+    def __init__(self):
+        self.drawn = 0
+
+    def sample(self, num_batches):
+        self.drawn += num_batches
+        return list(range(self.drawn - num_batches, self.drawn))
+
+
+def make_module(stops, learning_starts=8, total_episodes=None, ends=()):
+    learner = Learner()
+    loop = Loop(
+        batch_size=1,
+        train_frequency=4,
+        gradient_steps=2,
+        learning_starts=learning_starts,
+        target_update_interval=8,
+        tau=0.25,
+        learning_rate=Linear(start=1.0, end=0.0, env_steps=20),
+    )
+    module = PopulationModule(
+        learner=learner,
+        collector=Collector(learner.events, ends),
+        loop=loop,
+        stops=stops,
+        snapshots=Snapshots(learner, total_episodes, lambda k: np.zeros(1)),
+    )
+    return module, learner
+
+
+def test_env_steps_updates_and_syncs_come_in_the_algorithms_order():
+    module, learner = make_module(stops=[18])
+    module.training_step(Sampler(), 0)
+    assert learner.events == [
+        "collect to 4",
+        "collect to 8", "rate 0.60", "update 0", "update 1", "sync 0.25",
+        "collect to 12", "rate 0.40", "update 2", "update 3",
+        "collect to 16", "rate 0.20", "update 4", "update 5", "sync 0.25",
+        "collect to 18", "rate 0.10", "update 6", "update 7",
+    ]  # fmt: skip
+
+
+def test_chunks_continue_where_the_last_one_ended():
+    module, learner = make_module(stops=[8, 12, 18])
+    whole, expected = make_module(stops=[18])
+    sampler = Sampler()
+    for chunk in range(3):
+        module.training_step(sampler, chunk)
+    whole.training_step(Sampler(), 0)
+    assert learner.events == expected.events
+
+
+def test_metrics_are_means_since_the_last_call():
+    module, _ = make_module(stops=[12, 18])
+    sampler = Sampler()
+    module.training_step(sampler, 0)
+    assert module.mean_loss == pytest.approx((1.5 + 15) / 2)
+    assert module.take_metrics() == {"loss": [1.5, 15.0]}
+    assert module.take_metrics() == {}
+    module.training_step(sampler, 1)
+    assert module.take_metrics() == {"loss": [5.5, 55.0]}
+
+
+def test_a_finished_seed_is_kept_and_the_others_go_on():
+    learner = Learner()
+    snapshots = Snapshots(learner, 2, lambda k: np.full(1, float(k)))
+    weight = learner.network.weight.data
+    weight[:, 0] = torch.tensor([1.0, 2.0])
+    first, second = Episode(0, 5, 1.0, 5), Episode(0, 9, 1.0, 4)
+    assert snapshots.take([first]) == [first] and snapshots.is_running(0)
+    assert snapshots.take([second]) == [second] and not snapshots.is_running(0)
+    weight[:, 0] = torch.tensor([30.0, 40.0])
+    learner.alive[0] = False
+    other = Episode(1, 12, 1.0, 12)
+    assert snapshots.take([Episode(0, 12, 1.0, 3), other]) == [other]
+    assert not snapshots.are_complete
+    kept = snapshots.keep_rest(20)
+    found = [(seed.env_step, seed.is_alive, seed.observations[0]) for seed in kept]
+    assert found == [(9, True, 0.0), (20, True, 1.0)]
+    snapshots.restore()
+    assert weight[:, 0].tolist() == [1.0, 40.0]
+
+
+def test_training_ends_within_a_chunk_when_every_seed_has_had_its_episodes():
+    ends = [Episode(0, 6, 1.0, 6), Episode(1, 7, 1.0, 7)]
+    module, _ = make_module(stops=[100], total_episodes=1, ends=ends)
+    module._trainer = type("Trainer", (), {"should_stop": False})()
+    module.training_step(Sampler(), 0)
+    assert module.collector.env_step == 8
+    assert module._trainer.should_stop
+
+
+@pytest.mark.parametrize(
+    ("total", "cycle", "intervals", "stops"),
+    [
+        (20, 1, [8], [8, 16, 20]),
+        (20, 4, [10, 7], [8, 12, 16, 20]),
+        (18, 4, [0], [18]),
+        (18, 4, [17], [18]),
+        (5, 8, [2], [5]),
+    ],
+)
+def test_chunks_end_at_the_first_cycle_after_an_event(total, cycle, intervals, stops):
+    assert chunk_stops(total, cycle, intervals) == stops
+
+
+def test_the_loader_hands_out_the_sampler_once_per_chunk():
+    sampler = Sampler()
+    loader = ReplayDataModule(sampler=sampler, num_chunks=3).train_dataloader()
+    assert len(loader) == 3 and all(item is sampler for item in loader)
