@@ -81,10 +81,11 @@ class IntegerPolicy(Protocol):
 
 
 class QuantScheme(Protocol):
-    """prepare -> train -> calibrate -> convert, each a transform of any network."""
+    """prepare -> train -> calibrate -> convert, each a transform of any network.
 
-    is_post_training: bool
-    """True: trains nothing of its own and takes the agents of the `none` cell."""
+    A scheme whose class is called PTQ-something trains nothing of its own: it takes the
+    agents of the `none` cell. The name tells, because sweeps are planned without importing it.
+    """
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """Swap layers for quantized ones that hold the same Parameters under the same names."""

@@ -1,5 +1,6 @@
 """Plays whole episodes of S agents side by side."""
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -63,4 +64,7 @@ def play(
             else:
                 still.append((k, i))
         running = still
+    # Box2D worlds live in reference cycles that hide megabytes from the collector's thresholds.
+    del envs
+    gc.collect()
     return Played(returns, lengths)

@@ -11,8 +11,6 @@ from qbench.quant.integer import FloatNetwork
 class NoQuant:
     """Leaves the network as it is; its deployed form is the same float32 arithmetic."""
 
-    is_post_training = False
-
     def prepare(self, module: nn.Module) -> nn.Module:
         """The module itself."""
         return module

@@ -13,8 +13,6 @@ class PTQ(QAT):
     Static PTQ: Krishnamoorthi (2018), section 3.1, https://arxiv.org/abs/1806.08342.
     """
 
-    is_post_training = True
-
     def calibrate(self, module: nn.Module, batches: Iterable[Tensor]) -> None:
         """Set the ranges from batches of obs [S, B, *obs_shape]."""
         module.train()

@@ -18,8 +18,6 @@ class QAT:
         activations: fields of `spec.Activations`.
     """
 
-    is_post_training = False
-
     def __init__(self, *, weights: Mapping[str, Any], activations: Mapping[str, Any]) -> None:
         self.weights = Weights(**weights)
         self.activations = Activations(**activations)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -13,8 +14,10 @@ from qbench.algo.exploration import EpsilonGreedy
 from qbench.collect import Collector
 from qbench.env.gym import GymnasiumEnv
 from qbench.network.heads import QNetwork
+from qbench.quant.trace import ConversionError, stages
 from qbench.replay import ReplayBuffer, ReplaySampler
 from qbench.schedule import Linear
+from qbench.train.errors import ConfigError
 from qbench.types import EnvSpec, Learner, QuantScheme
 
 
@@ -55,6 +58,7 @@ def build(cfg: DictConfig) -> Parts:
     spec = env.describe()
     scheme: QuantScheme = create(cfg.quant)
     network = scheme.prepare(build_network(cfg, spec, seeds)).to(device)
+    check_convertible(network)
     learner: Learner = create(cfg.algo.learner, network=network)
     replay = create(cfg.replay, num_seeds=len(seeds), spec=spec, device=device)
     uniforms = streams.Uniforms(seeds, "replay")
@@ -84,6 +88,18 @@ def build_network(cfg: DictConfig, spec: EnvSpec, seeds: list[int]) -> nn.Module
     return layers.populate(make, [streams.integer(seed, "weights") for seed in seeds])
 
 
+def check_convertible(network: nn.Module) -> None:
+    """Refuse, before any training, a network that could not be deployed and scored.
+
+    Raises:
+        ConfigError: names the operation that has no integer form.
+    """
+    try:
+        stages(network)
+    except ConversionError as error:
+        raise ConfigError(f"network: {error}") from error
+
+
 def build_loop(cfg: DictConfig) -> Loop:
     """`algo.loop`, with the learning rate's decay over the whole budget."""
     loop = _plain(cfg.algo.loop)
@@ -99,7 +115,13 @@ def build_loop(cfg: DictConfig) -> Loop:
 def create(node: DictConfig, **parts: Any) -> Any:
     """The object that a YAML describes: its `_target_` with its keys and the built parts."""
     # In two steps: Hydra would turn parts that are dataclasses into config.
-    return instantiate(node, _convert_="all", _partial_=True)(**parts)
+    try:
+        make = instantiate(node, _convert_="all", _partial_=True)
+    except InstantiationException as error:
+        raise ConfigError(
+            f"{node._target_} cannot be imported: add its folder to PYTHONPATH, or mend _target_."
+        ) from error
+    return make(**parts)
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

@@ -114,5 +114,9 @@ def _quiet_lightning() -> None:
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for pattern in (".*does not have many workers.*", ".*module.s. in eval mode.*"):
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*module.s. in eval mode.*",
+        ".*LeafSpec.*deprecated.*",
+    ):
         warnings.filterwarnings("ignore", pattern)

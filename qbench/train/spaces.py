@@ -159,7 +159,7 @@ def _missing_extra(env_id: str, said: str) -> str | None:
     named = re.search(r"gymnasium\[([\w-]+)\]", said)
     name = (named[1] if named else env_id.partition("/")[0]).lower()
     if name in EXTRAS:
-        return f"qbench[{EXTRAS[name]}]"
+        return f".[{EXTRAS[name]}]"
     return f"gymnasium[{name}]" if named else None
 
 

@@ -7,10 +7,11 @@ Stable-Baselines3 has none of them here: both do the same arithmetic per update.
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from hydra import compose, initialize_config_dir
 
 from qbench.train import build
-from qbench.train.module import PopulationModule
+from qbench.train.module import PopulationModule, Snapshots
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
@@ -68,7 +69,9 @@ def qbench_runner(num_seeds: int, train_frequency: int, quant: str) -> Callable[
         collector=parts.collector,
         loop=parts.loop,
         stops=stops,
-        total_episodes=None,
+        snapshots=Snapshots(
+            parts.learner, None, lambda k: parts.replay.observations(k, np.arange(0))
+        ),
     )
 
     def advance(num_env_steps: int) -> None:

@@ -267,3 +267,23 @@ def test_every_env_trains_converts_and_plays_with_every_scheme(tmp_path, env, qu
     )
     assert np.isfinite(summary["return_iqm"])
     json.dumps(summary, allow_nan=False)
+
+
+def test_a_network_that_cannot_be_converted_is_refused_before_training(tmp_path, monkeypatch):
+    from torch import nn
+
+    from qbench.network import mlp
+
+    class Odd(mlp.MLP):
+        def forward(self, obs):
+            return nn.functional.gelu(self.layers(obs))
+
+    monkeypatch.setattr(mlp, "MLP", Odd)
+    with pytest.raises(ConfigError, match="cannot take the operation gelu"):
+        run(tmp_path / "cell")
+    assert not (tmp_path / "cell" / "records.jsonl").exists()
+
+
+def test_a_class_that_cannot_be_imported_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere.Toy cannot be imported: add its folder"):
+        run(tmp_path / "cell", "network._target_=nowhere.Toy")

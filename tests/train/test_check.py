@@ -57,7 +57,7 @@ def test_what_can_be_trained_passes(composed, choices):
         ("+typo=1", "typo is not a key that anything reads"),
         ("env=gym", "env=gym needs env.id="),
         ("env=gym env.id=Catpole-v1", "env.id=Catpole-v1 is not registered: the nearest ids are"),
-        ("env=gym env.id=ALE/Nothing-v5", 'pip install "qbench[atari]"'),
+        ("env=gym env.id=ALE/Nothing-v5", '".[atari]"'),
         ("env.id=Acrobot-v1", "use env=gym env.id=Acrobot-v1."),
         ("+env.kwargs.wind=1", "env.kwargs does not suit CartPole-v1"),
     ],
