@@ -1,20 +1,17 @@
-"""Envs + policy -> replay: one env per seed, in lockstep."""
+"""Acting: envs and policy -> replay."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import gymnasium
 import numpy as np
 import torch
 
-from qbench.replay import ReplayBuffer
-from qbench.types import IntArray, Learner
-
-Explore = Callable[[Callable[[], IntArray], int], IntArray]
+from qbench.replay import Replay
+from qbench.types import ActionArray, Envs, Exploration, Learner
 
 
 class Episode(NamedTuple):
-    """An episode that has just ended, by termination or time limit."""
+    """An episode that has just ended, by the env's own rules or its time limit."""
 
     seed_index: int
     env_step: int
@@ -25,35 +22,31 @@ class Episode(NamedTuple):
 class Collector:
     """Steps S envs and stores exactly one transition per seed and env step.
 
-    Autoreset is off: the Collector resets the envs that have finished, each from its own
-    generator, and stores the final observation as `next_obs`.
-
     Args:
-        envs: one env per seed.
+        envs: one env per seed; they reset whoever has ended, from its own generator.
         env_seeds: seeds the generator of each env at its first reset.
         learner: its greedy actions are taken where exploration does not replace them.
-        explore: (greedy, env_step) -> actions [S].
+        explore: (greedy, env_step) -> actions [S, *action_shape].
         replay: receives the transitions.
     """
 
     def __init__(
         self,
         *,
-        envs: Sequence[gymnasium.Env[Any, Any]],
+        envs: Envs,
         env_seeds: Sequence[int],
         learner: Learner,
-        explore: Explore,
-        replay: ReplayBuffer,
+        explore: Exploration,
+        replay: Replay,
     ) -> None:
         self.env_step = 0
         self._envs = envs
         self._learner = learner
         self._explore = explore
         self._replay = replay
-        resets = [env.reset(seed=seed)[0] for env, seed in zip(envs, env_seeds, strict=True)]
-        self._obs = np.stack(resets).astype(np.float32)
-        self._return = [0.0] * len(envs)
-        self._length = [0] * len(envs)
+        self._obs = envs.reset(env_seeds)
+        self._return = np.zeros(len(env_seeds))
+        self._length = np.zeros(len(env_seeds), np.int64)
 
     def collect(self, num_env_steps: int) -> list[Episode]:
         """Take `num_env_steps` steps in every env; the episodes that ended on the way."""
@@ -62,7 +55,7 @@ class Collector:
             episodes += self._step()
         return episodes
 
-    def _greedy(self) -> IntArray:
+    def _greedy(self) -> ActionArray:
         obs = torch.from_numpy(self._obs).unsqueeze(1)  # [S, 1, *obs_shape]
         device = self._learner.alive.device
         return self._learner.act(obs.to(device))[:, 0].cpu().numpy()
@@ -70,26 +63,25 @@ class Collector:
     def _step(self) -> list[Episode]:
         action = self._explore(self._greedy, self.env_step)
         self.env_step += 1
-        episodes = []
-        obs, next_obs = self._obs, np.empty_like(self._obs)
-        after = np.empty_like(self._obs)
-        reward = np.empty(len(action), np.float32)
-        terminated = np.empty(len(action), np.bool_)
-        for k, env in enumerate(self._envs):
-            next_obs[k], reward[k], terminated[k], truncated, _ = env.step(action[k])
-            self._return[k] += float(reward[k])
-            self._length[k] += 1
-            if terminated[k] or truncated:
-                episodes.append(Episode(k, self.env_step, self._return[k], self._length[k]))
-                self._return[k], self._length[k] = 0.0, 0
-                after[k] = env.reset()[0]
-            else:
-                after[k] = next_obs[k]
-        self._replay.add(obs, action, reward, terminated, next_obs)
-        self._obs = after
-        return episodes
+        stepped = self._envs.step(action)
+        self._replay.add(
+            self._obs,
+            action,
+            stepped.reward,
+            stepped.terminated,
+            stepped.next_obs,
+            stepped.ended,
+        )
+        self._obs = stepped.obs
+        self._return += stepped.score
+        self._length += 1
+        return [self._end(int(k)) for k in np.flatnonzero(stepped.is_over)]
+
+    def _end(self, k: int) -> Episode:
+        episode = Episode(k, self.env_step, float(self._return[k]), int(self._length[k]))
+        self._return[k], self._length[k] = 0.0, 0
+        return episode
 
     def close(self) -> None:
         """Close the envs."""
-        for env in self._envs:
-            env.close()
+        self._envs.close()

@@ -5,15 +5,17 @@ A network author writes a plain `nn.Module`; `populate` builds one per seed and 
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
-class Linear(nn.Module):
-    """S independent linear layers: y[s] = x[s] W[s]^T + b[s], one batched product."""
+class Seeded(nn.Module):
+    """A layer with weights of S seeds."""
 
-    weight: nn.Parameter  # [S, out, in]
+    weight: nn.Parameter  # [S, out, ...]
     bias: nn.Parameter  # [S, out]
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter) -> None:
@@ -21,47 +23,152 @@ class Linear(nn.Module):
         self.weight = weight
         self.bias = bias
 
-    @classmethod
-    def stack(cls, plain: Sequence[nn.Linear]) -> "Linear":
-        """One layer from one `nn.Linear` per seed."""
-        weight = torch.stack([layer.weight.detach() for layer in plain])
-        bias = torch.stack([layer.bias.detach() for layer in plain])
-        return cls(nn.Parameter(weight), nn.Parameter(bias))
-
     @property
     def num_seeds(self) -> int:
         """S."""
         return self.weight.shape[0]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[S, B, in] -> [S, B, out]."""
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
-
     def take_seed(self, k: int) -> nn.Module:
-        """Seed k's layer as a plain `nn.Linear` with its own copy of the weights."""
-        out_features, in_features = self.weight.shape[1:]
-        plain = nn.Linear(in_features, out_features)
-        plain.weight.data.copy_(self.weight[k])
-        plain.bias.data.copy_(self.bias[k])
+        """Seed k's layer as an ordinary one with its own copy of the weights."""
+        plain = self.plain()
+        plain.weight.data.copy_(self.weight[k])  # type: ignore[operator]
+        plain.bias.data.copy_(self.bias[k])  # type: ignore[operator]
         return plain
 
+    def plain(self) -> nn.Module:
+        """An ordinary layer of this shape."""
+        raise NotImplementedError
 
-def swap_layers(module: nn.Module, swap: Callable[[Linear], nn.Module]) -> nn.Module:
+
+class Linear(Seeded):
+    """S independent linear layers: y[s] = x[s] W[s]^T + b[s], one batched product."""
+
+    @classmethod
+    def stack(cls, plain: Sequence[nn.Linear]) -> Self:
+        """One layer from one `nn.Linear` per seed."""
+        return cls(*_stacked(plain))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[S, B, in] -> [S, B, out]."""
+        if self.weight.shape[1] == 1:
+            # A product with one column takes another kernel, with other bits, for S=1 alone.
+            return (x * self.weight).sum(-1, keepdim=True) + self.bias.unsqueeze(1)
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+
+    def plain(self) -> nn.Linear:
+        out_features, in_features = self.weight.shape[1:]
+        return nn.Linear(in_features, out_features)
+
+
+class Conv2d(Seeded):
+    """S independent convolutions without padding or dilation.
+
+    A loop over the seeds: one grouped convolution was slower on a CPU.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter, stride: tuple[int, int]) -> None:
+        super().__init__(weight, bias)
+        self.stride = stride
+
+    @classmethod
+    def stack(cls, plain: Sequence[nn.Conv2d]) -> Self:
+        """One layer from one `nn.Conv2d` per seed.
+
+        Raises:
+            TypeError: padding, dilation or groups, for which there is no form with a seed axis.
+        """
+        first = plain[0]
+        extras = (first.padding, first.dilation, first.groups)
+        if extras != ((0, 0), (1, 1), 1):
+            raise TypeError("Conv2d with padding, dilation or groups has no form with a seed axis.")
+        return cls(*_stacked(plain), stride=(first.stride[0], first.stride[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[S, B, in, H, W] -> [S, B, out, H', W']."""
+        rows = zip(x, self.weight, self.bias, strict=True)
+        return torch.stack([F.conv2d(*row, stride=self.stride) for row in rows])
+
+    def plain(self) -> nn.Conv2d:
+        out_channels, in_channels, *kernel = self.weight.shape[1:]
+        return nn.Conv2d(in_channels, out_channels, tuple(kernel), self.stride)  # type: ignore[arg-type]
+
+
+class Flatten(nn.Module):
+    """The three axes of an image as one, with and without a seed axis in front."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., channels, H, W] -> [..., features]."""
+        return x.flatten(-3)
+
+
+class ScaleBytes(nn.Module):
+    """Bytes [0, high] as float32 in [0, 1]; a quantized network folds this into its first layer.
+
+    Args:
+        high: largest value of an observation.
+    """
+
+    def __init__(self, high: int) -> None:
+        super().__init__()
+        self.high = high
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """uint8 -> float32 of the same shape."""
+        return obs.to(torch.float32).mul_(1.0 / self.high)
+
+
+class TanhToBox(nn.Module):
+    """tanh, rescaled to the bounds of a Box: what ends an actor, in float also when deployed.
+
+    Args:
+        low: lower bounds [A].
+        high: upper bounds [A].
+    """
+
+    scale: Tensor  # [A], or [S, 1, A] in a population
+    offset: Tensor
+
+    def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
+        super().__init__()
+        bounds = torch.tensor([low, high], dtype=torch.float64)
+        self.register_buffer("scale", ((bounds[1] - bounds[0]) / 2).float())
+        self.register_buffer("offset", ((bounds[1] + bounds[0]) / 2).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., A] -> [..., A] in [low, high]."""
+        return torch.tanh(x) * self.scale + self.offset
+
+
+def _stacked(plain: Sequence[nn.Module]) -> tuple[nn.Parameter, nn.Parameter]:
+    weight = torch.stack([layer.weight.detach() for layer in plain])  # type: ignore[operator]
+    bias = torch.stack([layer.bias.detach() for layer in plain])  # type: ignore[operator]
+    return nn.Parameter(weight), nn.Parameter(bias)
+
+
+def swap_layers(module: nn.Module, swap: Callable[[Seeded], nn.Module]) -> nn.Module:
     """A copy of `module` with every seed-axis layer replaced by `swap(layer)`.
 
     The copy's layers receive the very Parameters of `module`, and names do not change.
     """
-    if isinstance(module, Linear):
-        return swap(module)
+    return _replace(module, lambda part: swap(part) if isinstance(part, Seeded) else None)
+
+
+def _replace(module: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    replaced = replacement(module)
+    if replaced is not None:
+        return replaced
     copied = copy.copy(module)
     copied._modules = {
-        name: child and swap_layers(child, swap) for name, child in module._modules.items()
+        name: child and _replace(child, replacement) for name, child in module._modules.items()
     }
+    copied._buffers = dict(module._buffers)
     return copied
 
 
 def populate(make_module: Callable[[], nn.Module], seeds: Sequence[int]) -> nn.Module:
     """The module of `make_module` with a leading seed axis, seed k initialized from seeds[k].
+
+    Buffers become [S, 1, ...], so that they broadcast against [S, B, ...].
 
     Args:
         make_module: builds one plain module from ordinary layers, drawing on torch's RNG.
@@ -80,12 +187,21 @@ def populate(make_module: Callable[[], nn.Module], seeds: Sequence[int]) -> nn.M
 
 def _stack(members: Sequence[nn.Module]) -> nn.Module:
     first = members[0]
-    if isinstance(first, nn.Linear):
-        return Linear.stack([m for m in members if isinstance(m, nn.Linear)])
+    match first:
+        case nn.Linear():
+            return Linear.stack([m for m in members if isinstance(m, nn.Linear)])
+        case nn.Conv2d():
+            return Conv2d.stack([m for m in members if isinstance(m, nn.Conv2d)])
+        case nn.Flatten(start_dim=1, end_dim=-1):
+            return Flatten()
     if any(True for _ in first.parameters(recurse=False)):
         raise TypeError(
-            f"{type(first).__name__} has no form with a seed axis; build the network from Linear."
+            f"{type(first).__name__} has no form with a seed axis; "
+            "build the network from Linear and Conv2d."
         )
+    for name in first._buffers:
+        stacked = torch.stack([member.get_buffer(name) for member in members])
+        first._buffers[name] = stacked.unsqueeze(1)
     for name, _ in first.named_children():
         setattr(first, name, _stack([member.get_submodule(name) for member in members]))
     return first
@@ -93,7 +209,17 @@ def _stack(members: Sequence[nn.Module]) -> nn.Module:
 
 def take_seed(module: nn.Module, k: int) -> nn.Module:
     """Seed k of a population as a module of its own; float layers become plain ones."""
-    return swap_layers(module, lambda layer: layer.take_seed(k))
+
+    def take(part: nn.Module) -> nn.Module | None:
+        own: Callable[[int], nn.Module] | None = getattr(part, "take_seed", None)
+        return None if own is None else own(k)
+
+    taken = _replace(module, take)
+    for part in (part for part in taken.modules() if not hasattr(part, "take_seed")):
+        part._buffers = {
+            name: b if b is None else b[k].clone() for name, b in part._buffers.items()
+        }
+    return taken
 
 
 ROW_MULTIPLE = 64

@@ -1,30 +1,66 @@
 """Experience replay for a population."""
 
-from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from qbench.streams import Uniforms
-from qbench.types import EnvSpec, FloatArray, IntArray, Transition
+from qbench.types import ActionArray, EnvSpec, FloatArray, IntArray, ObsArray, Transition
 
 
-def row_bytes(obs_shape: Sequence[int]) -> int:
-    """Bytes of one stored transition: obs, next_obs, action, reward, terminated as float32."""
-    return 4 * (2 * int(np.prod(obs_shape)) + 3)
+class Replay(Protocol):
+    """The last transitions of each of S seeds."""
+
+    capacity: int
+    size: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole buffer, all seeds."""
+        ...
+
+    def add(
+        self,
+        obs: ObsArray,
+        action: ActionArray,
+        reward: FloatArray,
+        terminated: npt.NDArray[np.bool_],
+        next_obs: ObsArray,
+        ended: npt.NDArray[np.bool_],
+    ) -> None:
+        """Store one transition of every seed; all arguments have the leading axis S.
+
+        `ended`: the next transition starts another episode.
+        """
+        ...
+
+    def gather(self, index: IntArray) -> Transition:
+        """The transitions at `index` [..., S, B], each in [0, size) of its seed's own."""
+        ...
+
+    def observations(self, k: int, index: IntArray) -> ObsArray:
+        """Observations [N, *obs_shape] of seed k at `index` [N]."""
+        ...
+
+
+def make_replay(*, capacity: int, num_seeds: int, spec: EnvSpec, device: torch.device) -> Replay:
+    """The replay that suits the env: images are stored as frames, vectors as rows."""
+    kind = ReplayBuffer if spec.obs_high is None else FrameReplay
+    return kind(capacity=capacity, num_seeds=num_seeds, spec=spec, device=device)
 
 
 class ReplayBuffer:
     """The last `capacity` transitions of each of S seeds, uniform sampling (Mnih et al. 2015).
 
-    A transition is one packed float32 row, so that a minibatch is one gather; actions are
-    small integers, which float32 holds exactly.
+    A transition is one packed float32 row, so that a minibatch is one gather; discrete
+    actions are small integers, which float32 holds exactly.
 
     Args:
         capacity: transitions per seed.
         num_seeds: S.
-        spec: the env's observation shape.
+        spec: the shapes of observations and actions.
         device: where minibatches are wanted; the rows stay in main memory.
     """
 
@@ -33,12 +69,12 @@ class ReplayBuffer:
     ) -> None:
         self.capacity = capacity
         self.size = 0
-        self._obs_shape = spec.obs_shape
-        self._obs_size = int(np.prod(spec.obs_shape))
+        self._spec = spec
+        self._columns = [int(np.prod(spec.obs_shape))] * 2 + [int(np.prod(spec.action_shape)), 1, 1]
         self._cursor = 0
         self._device = device
         # Zeros, not empty: the pages are then in the peak from the start or not at all.
-        self._rows = np.zeros((num_seeds, capacity, row_bytes(spec.obs_shape) // 4), np.float32)
+        self._rows = np.zeros((num_seeds, capacity, sum(self._columns)), np.float32)
         self._offsets = (np.arange(num_seeds) * capacity)[:, None]
 
     @property
@@ -48,18 +84,19 @@ class ReplayBuffer:
 
     def add(
         self,
-        obs: FloatArray,
-        action: IntArray,
+        obs: ObsArray,
+        action: ActionArray,
         reward: FloatArray,
         terminated: npt.NDArray[np.bool_],
-        next_obs: FloatArray,
+        next_obs: ObsArray,
+        ended: npt.NDArray[np.bool_],
     ) -> None:
         """Store one transition of every seed; all arguments have the leading axis S."""
-        size = self._obs_size
+        size, num_seeds = self._columns[0], len(action)
         rows = self._rows[:, self._cursor]
-        rows[:, :size] = obs.reshape(-1, size)
-        rows[:, size : 2 * size] = next_obs.reshape(-1, size)
-        rows[:, -3] = action
+        rows[:, :size] = obs.reshape(num_seeds, size)
+        rows[:, size : 2 * size] = next_obs.reshape(num_seeds, size)
+        rows[:, 2 * size : -2] = action.reshape(num_seeds, -1)
         rows[:, -2] = reward
         rows[:, -1] = terminated
         self._cursor = (self._cursor + 1) % self.capacity
@@ -70,19 +107,137 @@ class ReplayBuffer:
         flat = torch.from_numpy(self._rows.reshape(-1, self._rows.shape[-1]))
         chosen = torch.from_numpy((index + self._offsets).reshape(-1))
         rows = flat.index_select(0, chosen).view(*index.shape, -1).to(self._device)
-        obs, next_obs, rest = rows.split([self._obs_size, self._obs_size, 3], dim=-1)
-        shape = (*index.shape, *self._obs_shape)
+        obs, next_obs, action, reward, terminated = rows.split(self._columns, dim=-1)
+        shape = (*index.shape, *self._spec.obs_shape)
         return Transition(
             obs=obs.view(shape),
-            action=rest[..., 0].long(),
-            reward=rest[..., 1],
-            terminated=rest[..., 2].bool(),
+            action=action[..., 0].long() if self._spec.num_actions is not None else action,
+            reward=reward[..., 0],
+            terminated=terminated[..., 0].bool(),
             next_obs=next_obs.view(shape),
         )
 
-    def observations(self, k: int, index: IntArray) -> FloatArray:
+    def observations(self, k: int, index: IntArray) -> ObsArray:
         """Observations [N, *obs_shape] of seed k at `index` [N]."""
-        return self._rows[k, index, : self._obs_size].reshape(-1, *self._obs_shape)
+        return self._rows[k, index, : self._columns[0]].reshape(-1, *self._spec.obs_shape)
+
+
+class FrameReplay:
+    """Replay of stacked images that stores every frame once and stacks at sampling.
+
+    Slot t of a ring holds the newest frame of transition t's `obs`; that of its `next_obs`
+    is in slot t + 1, unless t ended an episode: then slot t + 1 belongs to the next episode,
+    and the final frame is kept aside. A stack repeats its episode's first frame where the
+    episode is younger than the stack, as Gymnasium's FrameStackObservation does. The ring
+    has `frame_stack` slots more than transitions, so that the oldest stacks stay whole.
+
+    Args:
+        capacity: transitions per seed.
+        num_seeds: S.
+        spec: shapes; obs_shape is [frame_stack * planes, height, width], uint8.
+        device: where minibatches are wanted, as bytes; the frames stay in main memory.
+    """
+
+    def __init__(
+        self, *, capacity: int, num_seeds: int, spec: EnvSpec, device: torch.device
+    ) -> None:
+        self.capacity = capacity
+        self.size = 0
+        self._spec = spec
+        self._stack = spec.frame_stack
+        self._device = device
+        self._count = 0  # transitions ever stored
+        self._slots = slots = capacity + self._stack
+        channels, *image = spec.obs_shape
+        self._planes = channels // self._stack
+        self._frames = np.zeros((num_seeds, slots, self._planes, *image), np.uint8)
+        dtype = np.int32 if spec.num_actions is not None else np.float32
+        self._actions = np.zeros((num_seeds, slots, *spec.action_shape), dtype)
+        self._rewards = np.zeros((num_seeds, slots), np.float32)
+        self._terminated = np.zeros((num_seeds, slots), np.bool_)
+        self._ages = np.zeros((num_seeds, slots), np.uint8)  # frames before this one, to the stack
+        self._ended = np.zeros((num_seeds, slots), np.bool_)
+        self._finals: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
+        self._age = np.zeros(num_seeds, np.int64)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole buffer, all seeds, final frames included."""
+        arrays = (
+            self._frames,
+            self._actions,
+            self._rewards,
+            self._terminated,
+            self._ages,
+            self._ended,
+        )
+        return sum(a.nbytes for a in arrays) + sum(f.nbytes for f in self._finals.values())
+
+    def add(
+        self,
+        obs: ObsArray,
+        action: ActionArray,
+        reward: FloatArray,
+        terminated: npt.NDArray[np.bool_],
+        next_obs: ObsArray,
+        ended: npt.NDArray[np.bool_],
+    ) -> None:
+        """Store one transition of every seed; all arguments have the leading axis S."""
+        slot, after = self._count % self._slots, (self._count + 1) % self._slots
+        self._forget(slot)
+        self._frames[:, slot] = obs[:, -self._planes :]
+        self._frames[:, after] = next_obs[:, -self._planes :]
+        self._actions[:, slot] = action
+        self._rewards[:, slot] = reward
+        self._terminated[:, slot] = terminated
+        self._ages[:, slot] = np.minimum(self._age, self._stack - 1)
+        self._ended[:, slot] = ended
+        for k in np.flatnonzero(ended):
+            self._finals[int(k), slot] = next_obs[k, -self._planes :].copy()
+        self._age = np.where(ended, 0, self._age + 1)
+        self._count += 1
+        self.size = min(self.size + 1, self.capacity)
+
+    def _forget(self, slot: int) -> None:
+        for k in np.flatnonzero(self._ended[:, slot]):
+            del self._finals[int(k), slot]
+
+    def _window(self, seed: IntArray, t: IntArray) -> npt.NDArray[np.uint8]:
+        """Frames of obs and next_obs in a row, [..., stack + 1, planes, height, width]."""
+        slot = t % self._slots
+        steps = np.arange(1 - self._stack, 2)
+        start = -self._ages[seed, slot].astype(np.int64)
+        back = np.maximum(steps, start[..., None])
+        window = self._frames[seed[..., None], (t[..., None] + back) % self._slots]
+        for where in zip(*np.nonzero(self._ended[seed, slot]), strict=True):
+            window[(*where, -1)] = self._finals[int(seed[where]), int(slot[where])]
+        return window
+
+    def gather(self, index: IntArray) -> Transition:
+        """The transitions at `index` [..., S, B], counted from the oldest."""
+        seed = np.broadcast_to(np.arange(len(self._age))[:, None], index.shape)
+        t = index + (self._count - self.size)
+        slot = t % self._slots
+        frames = torch.from_numpy(self._window(seed, t)).to(self._device)
+        shape = (*index.shape, *self._spec.obs_shape)
+
+        def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+            return torch.from_numpy(array[seed, slot]).to(self._device)
+
+        action = tensor(self._actions)
+        axis = index.ndim
+        return Transition(
+            obs=frames.narrow(axis, 0, self._stack).reshape(shape),
+            action=action.long() if self._spec.num_actions is not None else action,
+            reward=tensor(self._rewards),
+            terminated=tensor(self._terminated),
+            next_obs=frames.narrow(axis, 1, self._stack).reshape(shape),
+        )
+
+    def observations(self, k: int, index: IntArray) -> ObsArray:
+        """Observations [N, *obs_shape] of seed k at `index` [N], counted from the oldest."""
+        window = self._window(np.full(index.shape, k), index + (self._count - self.size))
+        return window[:, : self._stack].reshape(-1, *self._spec.obs_shape)
 
 
 class ReplaySampler:
@@ -94,7 +249,7 @@ class ReplaySampler:
         batch_size: B.
     """
 
-    def __init__(self, *, replay: ReplayBuffer, uniforms: Uniforms, batch_size: int) -> None:
+    def __init__(self, *, replay: Replay, uniforms: Uniforms, batch_size: int) -> None:
         self._replay = replay
         self._uniforms = uniforms
         self._batch_size = batch_size

@@ -6,12 +6,10 @@ import numpy as np
 
 from qbench.types import FloatArray
 
-PURPOSES = ("weights", "env", "explore", "replay", "calibration")
-
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
-    """The generator of one training seed for one purpose; streams never overlap."""
-    return np.random.default_rng([seed, PURPOSES.index(purpose)])
+    """The generator of one training seed for one purpose, each a stream of its own."""
+    return np.random.default_rng([seed, *purpose.encode()])
 
 
 def integer(seed: int, purpose: str) -> int:
@@ -35,9 +33,19 @@ class Uniforms:
     def next(self, count: int) -> FloatArray:
         """The next `count` numbers of every seed, [S, count] float64."""
         while self._ahead.shape[1] - self._cursor < count:
-            drawn = np.stack([g.random(self._block) for g in self._generators])
+            drawn = np.stack([self._draw(g) for g in self._generators])
             self._ahead = np.concatenate([self._ahead[:, self._cursor :], drawn], axis=1)
             self._cursor = 0
         numbers = self._ahead[:, self._cursor : self._cursor + count]
         self._cursor += count
         return numbers
+
+    def _draw(self, generator: np.random.Generator) -> FloatArray:
+        return generator.random(self._block)
+
+
+class Normals(Uniforms):
+    """Standard normal numbers, drawn in the same way."""
+
+    def _draw(self, generator: np.random.Generator) -> FloatArray:
+        return generator.standard_normal(self._block)

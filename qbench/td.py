@@ -5,24 +5,41 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def q_learning_target(reward: Tensor, terminated: Tensor, next_q: Tensor, gamma: float) -> Tensor:
-    """One-step Q-learning target, y = r + gamma (1 - d) max_a' Q_target(s', a').
+def one_step_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: float) -> Tensor:
+    """One-step target, y = r + gamma (1 - d) V(s').
 
-    Mnih et al. (2015), Algorithm 1, https://www.nature.com/articles/nature14236.
-    `terminated` excludes time limits: a truncated episode still bootstraps
-    (Pardo et al. 2018, https://arxiv.org/abs/1712.00378).
+    With V(s') = Q'(s', mu'(s')) it is DDPG's: Lillicrap et al. (2016), Algorithm 1,
+    https://arxiv.org/abs/1509.02971. `terminated` excludes time limits: a truncated episode
+    still bootstraps (Pardo et al. 2018, https://arxiv.org/abs/1712.00378).
 
     Args:
         reward: [..., B] float32; leading axes (the seed axis S) pass through.
         terminated: [..., B] bool.
+        next_value: [..., B] value of s' by the target networks.
+        gamma: discount in [0, 1].
+
+    Returns:
+        [..., B] float32, detached from the graph.
+    """
+    torch._check(reward.shape == terminated.shape == next_value.shape)
+    return (reward + gamma * ~terminated * next_value).detach()
+
+
+def q_learning_target(reward: Tensor, terminated: Tensor, next_q: Tensor, gamma: float) -> Tensor:
+    """One-step Q-learning target, y = r + gamma (1 - d) max_a' Q_target(s', a').
+
+    Mnih et al. (2015), Algorithm 1, https://www.nature.com/articles/nature14236.
+
+    Args:
+        reward: [..., B] float32.
+        terminated: [..., B] bool; time limits excluded.
         next_q: [..., B, A] target-network values at s'.
         gamma: discount in [0, 1].
 
     Returns:
         [..., B] float32, detached from the graph.
     """
-    torch._check(reward.shape == terminated.shape == next_q.shape[:-1])
-    return (reward + gamma * ~terminated * next_q.amax(dim=-1)).detach()
+    return one_step_target(reward, terminated, next_q.amax(dim=-1), gamma)
 
 
 def double_q_learning_target(
@@ -42,10 +59,9 @@ def double_q_learning_target(
     Returns:
         [..., B] float32, detached from the graph.
     """
-    torch._check(reward.shape == terminated.shape == next_q.shape[:-1])
     torch._check(next_q.shape == next_q_online.shape)
     best = next_q_online.argmax(dim=-1, keepdim=True)
-    return (reward + gamma * ~terminated * next_q.gather(-1, best)[..., 0]).detach()
+    return one_step_target(reward, terminated, next_q.gather(-1, best)[..., 0], gamma)
 
 
 def squared(prediction: Tensor, target: Tensor) -> Tensor:

@@ -1,16 +1,30 @@
-"""The words that every part of qbench shares: transitions, env descriptions, protocols."""
+"""The words that every part of qbench shares: transitions, env descriptions, protocols.
 
-from collections.abc import Iterable, Mapping
+Torch and Gymnasium appear in annotations only: checks before training import neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import gymnasium
+    import torch
+    from torch import Tensor, nn
 
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
-Metrics = Mapping[str, Tensor]
+ObsArray = npt.NDArray[Any]
+"""Observations: float32, or uint8 where `EnvSpec.obs_high` says so."""
+ActionArray = npt.NDArray[Any]
+"""Actions: int64 if Discrete, float32 if Box."""
+Metrics = Mapping[str, "Tensor"]
 """Scalars of one update, one per seed: name -> [S]."""
 
 
@@ -21,42 +35,153 @@ class Transition(NamedTuple):
     (Pardo et al. 2018, https://arxiv.org/abs/1712.00378).
     """
 
-    obs: Tensor  # [S, B, *obs_shape] float32
-    action: Tensor  # [S, B] int64
+    obs: Tensor  # [S, B, *obs_shape] float32, or uint8 if `EnvSpec.obs_high` says so
+    action: Tensor  # [S, B] int64 if Discrete, [S, B, A] float32 if Box
     reward: Tensor  # [S, B] float32
     terminated: Tensor  # [S, B] bool
-    next_obs: Tensor  # [S, B, *obs_shape] float32
+    next_obs: Tensor  # as obs
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvSpec:
-    """What the rest of qbench needs to know of an env."""
+    """What the rest of qbench needs to know of an env.
+
+    Images are [planes, height, width] bytes; `frame_stack` of them in a row, oldest first,
+    are one observation [frame_stack * planes, height, width].
+    """
 
     id: str
     obs_shape: tuple[int, ...]
-    num_actions: int
-    max_episode_steps: int | None
+    obs_high: int | None = None  # observations are uint8 in [0, obs_high]; None: float32
+    frame_stack: int = 1
+    num_actions: int | None = None  # of a Discrete action space; None: a Box
+    action_low: tuple[float, ...] = ()  # of a Box
+    action_high: tuple[float, ...] = ()
+    max_episode_steps: int | None = None
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one action: () if Discrete, (A,) if Box."""
+        return () if self.num_actions is not None else (len(self.action_low),)
+
+    @property
+    def transition_bytes(self) -> int:
+        """Bytes of one seed's transition in replay (`qbench.replay`).
+
+        Vectors are float32 rows of obs, next_obs, action, reward and terminated; of images
+        every frame is stored once, with action, reward and three bytes of bookkeeping.
+        """
+        obs, action = math.prod(self.obs_shape), 4 * math.prod(self.action_shape)
+        if self.obs_high is None:
+            return 4 * 2 * obs + action + 4 + 4
+        return obs // self.frame_stack + action + 4 + 3
+
+
+class Stepped(NamedTuple):
+    """What S envs answer to one action each."""
+
+    next_obs: ObsArray  # [S, *obs_shape]: the observation the action led to, final ones included
+    obs: ObsArray  # [S, *obs_shape]: where the next action is chosen; a reset's where one ended
+    reward: npt.NDArray[np.float32]  # [S], what is learned from
+    terminated: npt.NDArray[np.bool_]  # [S], cuts bootstrapping
+    ended: npt.NDArray[np.bool_]  # [S], `obs` is the first of another episode
+    score: npt.NDArray[np.float64]  # [S], reward as the env's own rules count it
+    is_over: npt.NDArray[np.bool_]  # [S], the env's own episode is over (a life is not a game)
+
+
+class Envs(Protocol):
+    """S envs in lockstep, each with its own generator; whoever has ended is reset at once."""
+
+    def reset(self, seeds: Sequence[int]) -> ObsArray:
+        """First observations [S, *obs_shape]; seeds the generators."""
+        ...
+
+    def step(self, action: ActionArray) -> Stepped:
+        """Step every env by its action [S, *action_shape]."""
+        ...
+
+    def close(self) -> None:
+        """Free what the envs hold."""
+        ...
+
+
+class EnvFactory(Protocol):
+    """What `conf/env` describes."""
+
+    def describe(self) -> EnvSpec:
+        """Shapes and limits."""
+        ...
+
+    def make(self) -> gymnasium.Env[Any, Any]:
+        """One env as it is evaluated, its observations as `describe` says."""
+        ...
+
+    def make_training(self, num_seeds: int) -> Envs:
+        """The envs of a population as they are trained on."""
+        ...
 
 
 class Policy(Protocol):
-    """Greedy actions of S agents: obs [S, B, *obs_shape] -> actions [S, B]."""
+    """Greedy actions of S agents: obs [S, B, *obs_shape] -> actions [S, B, *action_shape]."""
 
-    def __call__(self, obs: FloatArray, /) -> IntArray: ...
+    def __call__(self, obs: ObsArray, /) -> ActionArray: ...
+
+
+class Exploration(Protocol):
+    """What is done instead of the greedy action, or added to it."""
+
+    def __call__(self, greedy: Callable[[], ActionArray], env_step: int) -> ActionArray:
+        """Actions [S, *action_shape]; `greedy` gives the learner's."""
+        ...
+
+    def rates(self, env_step: int) -> dict[str, float]:
+        """What is recorded of the exploration at `env_step`."""
+        ...
+
+
+class Optimizer(Protocol):
+    """What averaging, the ledger and checkpoints see of an optimizer."""
+
+    flat: Tensor
+    """[S, P]: all parameters of one network."""
+    grad: Tensor
+    adam: torch.optim.Optimizer
+
+    def moments(self) -> list[Tensor]:
+        """The moments it keeps."""
+        ...
 
 
 class Learner(Protocol):
     """An algorithm over S seeds. It knows nothing of quantization, env libraries or Lightning."""
 
     network: nn.Module
+    """The network that acts and is deployed."""
     alive: Tensor
     """[S] bool: False once a seed's loss or gradient was not finite; the seed is then frozen."""
 
+    def trained(self) -> dict[str, nn.Module]:
+        """The networks that are trained, by name; `network` is the deployed one."""
+        ...
+
+    def targets(self) -> dict[str, nn.Module]:
+        """Their target networks, by name."""
+        ...
+
+    def optimizers(self) -> Sequence[Optimizer]:
+        """One per trained network, in the same order; that of `network` comes first."""
+        ...
+
+    def losses(self, batch: Transition) -> Iterable[Tensor]:
+        """Each loss [S] of one update, one after the other, without a step."""
+        ...
+
     def update(self, batch: Transition) -> Metrics:
-        """One gradient step for every seed on its own minibatch."""
+        """One gradient step for every seed on its own minibatch; reports at least `loss`."""
         ...
 
     def act(self, obs: Tensor) -> Tensor:
-        """Greedy actions [S, B] at obs [S, B, *obs_shape]; moves no range."""
+        """Greedy actions [S, B, *action_shape] at obs [S, B, *obs_shape]; moves no range."""
         ...
 
     def sync_target(self, tau: float) -> None:
@@ -71,8 +196,8 @@ class Learner(Protocol):
 class IntegerPolicy(Protocol):
     """A converted network of one agent: plain arrays, no torch."""
 
-    def __call__(self, obs: FloatArray, /) -> FloatArray:
-        """Outputs [B, A] float32 at obs [B, *obs_shape]."""
+    def __call__(self, obs: ObsArray, /) -> FloatArray:
+        """Outputs [B, A] float32 at obs [B, *obs_shape]: action values, or actions of a Box."""
         ...
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:

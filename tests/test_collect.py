@@ -4,11 +4,12 @@ import numpy as np
 import torch
 
 from qbench.collect import Collector
+from qbench.env.stepping import SerialEnvs
 from qbench.replay import ReplayBuffer
 from qbench.types import EnvSpec
 from tests.toys import Counter
 
-SPEC = EnvSpec(id="counter", obs_shape=(3,), num_actions=2, max_episode_steps=None)
+SPEC = EnvSpec(id="counter", obs_shape=(3,), num_actions=2)
 
 
 class Greedy:
@@ -25,7 +26,7 @@ def collect(num_env_steps, env_seeds=(5, 6)):
         capacity=100, num_seeds=len(env_seeds), spec=SPEC, device=torch.device("cpu")
     )
     collector = Collector(
-        envs=[Counter() for _ in env_seeds],
+        envs=SerialEnvs([Counter() for _ in env_seeds]),
         env_seeds=env_seeds,
         learner=Greedy(),
         explore=lambda greedy, env_step: greedy(),

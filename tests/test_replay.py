@@ -1,13 +1,18 @@
 """Replay: what goes in comes out, for each seed its own."""
 
+import gymnasium
 import numpy as np
+import pytest
 import torch
+from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation
 
-from qbench.replay import ReplayBuffer, ReplaySampler, row_bytes
+from qbench.env.stepping import SerialEnvs
+from qbench.replay import FrameReplay, ReplayBuffer, ReplaySampler
 from qbench.streams import Uniforms
 from qbench.types import EnvSpec
 
-SPEC = EnvSpec(id="toy", obs_shape=(2,), num_actions=3, max_episode_steps=None)
+SPEC = EnvSpec(id="toy", obs_shape=(2,), num_actions=3)
 
 
 def make_replay(capacity=4, num_seeds=2):
@@ -19,7 +24,8 @@ def add(replay, t, num_seeds=2):
     """A transition whose every field tells its seed k and its time t."""
     k = np.arange(num_seeds)
     obs = np.stack([k * 100 + t, -(k * 100.0) - t], axis=1)
-    replay.add(obs, (t + k) % 3, k * 1000.0 + t, (t + k) % 2 == 0, obs + 0.5)
+    is_even = (t + k) % 2 == 0
+    replay.add(obs, (t + k) % 3, k * 1000.0 + t, is_even, obs + 0.5, is_even)
 
 
 def test_fields_come_back_as_they_went_in():
@@ -82,7 +88,7 @@ def test_a_seed_samples_the_same_rows_in_any_population():
 
 
 def test_bytes_by_hand():
-    assert row_bytes((2,)) == 4 * (2 + 2 + 3)
+    assert SPEC.transition_bytes == 4 * (2 + 2 + 3)
     assert make_replay(capacity=4, num_seeds=2).num_bytes == 2 * 4 * 28
 
 
@@ -91,3 +97,102 @@ def test_observations_of_one_seed():
     for t in range(3):
         add(replay, t)
     assert replay.observations(1, np.array([2, 0])).tolist() == [[102, -102], [100, -100]]
+
+
+FRAMES = EnvSpec(id="frames", obs_shape=(4, 3, 2), obs_high=255, frame_stack=4, num_actions=2)
+
+
+class Frames(gymnasium.Env):
+    """Random 3x2 images; episodes of 1 to 12 steps, terminated or truncated by chance."""
+
+    observation_space = spaces.Box(0, 255, (3, 2), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(1, 13))
+        return self._image(), {}
+
+    def step(self, action):
+        self.left -= 1
+        over, by_time = self.left == 0, bool(self.np_random.integers(2))
+        return self._image(), float(action), over and not by_time, over and by_time, {}
+
+    def _image(self):
+        return self.np_random.integers(256, size=(3, 2), dtype=np.uint8)
+
+
+def fill(capacity, num_env_steps, seeds=(3, 8), device="cpu"):
+    """A frame replay after some steps, and all that went in, in Gymnasium's own stacks."""
+    replay = FrameReplay(
+        capacity=capacity, num_seeds=len(seeds), spec=FRAMES, device=torch.device(device)
+    )
+    envs = SerialEnvs([FrameStackObservation(Frames(), 4) for _ in seeds])
+    obs = envs.reset(seeds)
+    actions = np.random.default_rng(0).integers(2, size=(num_env_steps, len(seeds)))
+    told = []
+    for action in actions:
+        stepped = envs.step(action)
+        entry = (obs, action, stepped.reward, stepped.terminated, stepped.next_obs)
+        replay.add(*entry, stepped.ended)
+        told.append(entry)
+        obs = stepped.obs
+    return replay, [np.stack(field, axis=1) for field in zip(*told, strict=True)]
+
+
+@pytest.mark.parametrize("num_env_steps", [1, 3, 700, 10_000])
+def test_stacks_are_gymnasiums_across_episode_ends_and_wrap_around(num_env_steps):
+    replay, told = fill(900, num_env_steps)
+    assert replay.size == min(900, num_env_steps)
+    stored = replay.gather(np.tile(np.arange(replay.size), (2, 1)))
+    for field, expected in zip(stored, told, strict=True):
+        assert np.array_equal(field.numpy(), expected[:, -replay.size :])
+    assert stored.obs.dtype == stored.next_obs.dtype == torch.uint8
+
+
+def test_frames_are_right_at_every_step_of_the_wrap_around():
+    for num_env_steps in range(1, 40):
+        replay, told = fill(13, num_env_steps, seeds=(5,))
+        stored = replay.gather(np.arange(replay.size)[None])
+        for field, expected in zip(stored, told, strict=True):
+            assert np.array_equal(field.numpy(), expected[:, -replay.size :])
+
+
+def test_frame_replays_answer_like_row_replays_to_many_minibatches():
+    replay, told = fill(50, 120)
+    index = np.random.default_rng(1).integers(50, size=(3, 2, 7))  # [G, S, B]
+    batch = replay.gather(index)
+    assert batch.obs.shape == (3, 2, 7, 4, 3, 2)
+    seed = np.arange(2)[:, None]
+    assert np.array_equal(batch.next_obs.numpy(), told[4][seed, index + 70])
+    assert np.array_equal(batch.reward.numpy(), told[2][seed, index + 70])
+    assert np.array_equal(replay.observations(1, index[0, 1]), told[0][1, index[0, 1] + 70])
+
+
+def test_a_frame_is_stored_once():
+    pong = EnvSpec(id="pong", obs_shape=(4, 84, 84), obs_high=255, frame_stack=4, num_actions=6)
+    replay = FrameReplay(capacity=1000, num_seeds=2, spec=pong, device=torch.device("cpu"))
+    # 84 * 84 bytes, int32 action, float32 reward; terminated, age and ended a byte each.
+    assert pong.transition_bytes == 7056 + 4 + 4 + 3
+    assert replay.num_bytes == 2 * (1000 + 4) * 7067
+    assert replay.num_bytes / 2 / 1000 < 7200
+
+
+def test_final_frames_are_counted_and_forgotten():
+    replay, _ = fill(100, 3000)
+    ends = replay.num_bytes - 2 * (100 + 4) * FRAMES.transition_bytes
+    # Only the ring's own episodes: 6.5 steps on average, so about 2 * 104 / 6.5 = 32 of 6 bytes.
+    assert 20 * 6 < ends < 50 * 6
+
+
+def test_continuous_actions_come_back_as_they_went_in():
+    spec = EnvSpec(id="box", obs_shape=(1,), action_low=(-1, -1), action_high=(1, 1))
+    replay = ReplayBuffer(capacity=3, num_seeds=1, spec=spec, device=torch.device("cpu"))
+    action = np.float32([[0.1, -0.7]])
+    no = np.array([False])
+    replay.add(np.float32([[1]]), action, np.float32([2]), no, np.float32([[3]]), no)
+    batch = replay.gather(np.array([[0]]))
+    assert batch.action.shape == (1, 1, 2) and batch.action.dtype == torch.float32
+    assert np.array_equal(batch.action[0].numpy(), action)
+    assert (batch.obs.item(), batch.next_obs.item(), batch.reward.item()) == (1, 3, 2)
+    assert spec.transition_bytes == 4 * (1 + 1 + 2 + 1 + 1)

@@ -3,11 +3,11 @@
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from torch import nn
 
 from qbench import layers
 from qbench.network.heads import QNetwork
 from qbench.network.mlp import MLP
+from qbench.types import EnvSpec
 
 
 class Counter(gymnasium.Env):
@@ -42,9 +42,10 @@ class Counter(gymnasium.Env):
 
 def q_population(seeds, obs_size=4, hidden_sizes=(16, 12), num_actions=2):
     """A population of small float Q-networks."""
+    spec = EnvSpec(id="toy", obs_shape=(obs_size,), num_actions=num_actions)
+    return layers.populate(lambda: QNetwork(make_torso=mlp(hidden_sizes), spec=spec), seeds)
 
-    def make() -> nn.Module:
-        torso = MLP(obs_shape=(obs_size,), hidden_sizes=hidden_sizes)
-        return QNetwork(torso=torso, num_actions=num_actions)
 
-    return layers.populate(make, seeds)
+def mlp(hidden_sizes):
+    """A `make_torso` for heads."""
+    return lambda obs_shape: MLP(obs_shape=obs_shape, hidden_sizes=hidden_sizes)

@@ -1,13 +1,13 @@
 """Deep Q-networks."""
 
-import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from qbench import td
 from qbench.algo.optimizer import PopulationAdam
-from qbench.layers import flatten_parameters
+from qbench.algo.target import TargetNetwork
 from qbench.types import Metrics, Transition
 
 
@@ -36,22 +36,33 @@ class DQN:
         max_grad_norm: float | None,
     ) -> None:
         self.network = network
-        self.target_network = copy.deepcopy(network).eval() if target_network else None
-        if self.target_network is not None:
-            self._target_flat = flatten_parameters(self.target_network.requires_grad_(False))
+        self.target = TargetNetwork(network) if target_network else None
         self.optimizer = PopulationAdam(
             network, learning_rate=learning_rate, max_grad_norm=max_grad_norm
         )
         self.set_learning_rate = self.optimizer.set_learning_rate
+        self.alive = self.optimizer.alive
         self.gamma = gamma
-        self._has_buffers = False
         self.double = double
         self._error = td.LOSSES[loss]
+        self._has_ranges = False
 
-    @property
-    def alive(self) -> Tensor:
-        """[S] bool: seeds that have not diverged."""
-        return self.optimizer.alive
+    def trained(self) -> dict[str, nn.Module]:
+        """The Q-network."""
+        return {"network": self.network}
+
+    def targets(self) -> dict[str, nn.Module]:
+        """Its target, if there is one."""
+        return {} if self.target is None else {"target_network": self.target.network}
+
+    def optimizers(self) -> list[PopulationAdam]:
+        """Adam."""
+        return [self.optimizer]
+
+    def losses(self, batch: Transition) -> Iterator[Tensor]:
+        """The one loss [S] of an update."""
+        self.network.train()
+        yield self.loss(batch)[0]
 
     def update(self, batch: Transition) -> Metrics:
         """One gradient step for every seed on its own minibatch of B transitions."""
@@ -64,35 +75,25 @@ class DQN:
         """Temporal-difference loss [S], and what is reported of it."""
         # The online forward comes first: double DQN's second one then finds its layers' caches.
         q = self.network(batch.obs).gather(-1, batch.action[..., None])[..., 0]  # [S, B]
-        self._copy_first_buffers()
+        if self.target is not None and not self._has_ranges:
+            # Ranges do not wait for the first sync: one that has seen nothing is no range.
+            self._has_ranges = True
+            self.target.copy_buffers()
         target = self._target(batch)  # [S, B]
         loss = self._error(q, target).mean(-1)  # [S]
         return loss, {"loss": loss.detach(), "q_mean": q.detach().mean(-1)}
 
     @torch.no_grad()
     def _target(self, batch: Transition) -> Tensor:
-        next_q = (self.target_network or self.network)(batch.next_obs)  # [S, B, A]
-        if not (self.double and self.target_network):
+        if self.target is None:
+            next_q = self.network(batch.next_obs)  # [S, B, A]
+            return td.q_learning_target(batch.reward, batch.terminated, next_q, self.gamma)
+        next_q = self.target.network(batch.next_obs)  # [S, B, A]
+        if not self.double:
             return td.q_learning_target(batch.reward, batch.terminated, next_q, self.gamma)
         return td.double_q_learning_target(
             batch.reward, batch.terminated, next_q, self.network(batch.next_obs), self.gamma
         )
-
-    def _copy_first_buffers(self) -> None:
-        """Ranges do not wait for the first sync: a range that has seen nothing is no range."""
-        if not self._has_buffers:
-            self._has_buffers = True
-            self._copy_buffers()
-
-    @torch.no_grad()
-    def _copy_buffers(self) -> None:
-        if self.target_network is None:
-            return
-        buffers = zip(self.target_network.buffers(), self.network.buffers(), strict=True)
-        for target, online in buffers:
-            target.copy_(online)
-        # Quantized layers cache their weights in eval mode; entering it anew drops the cache.
-        self.target_network.eval()
 
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:
@@ -101,10 +102,7 @@ class DQN:
             self.network.eval()
         return self.network(obs).argmax(dim=-1)
 
-    @torch.no_grad()
     def sync_target(self, tau: float) -> None:
-        """Target parameters <- (1 - tau) target + tau online; range buffers are copied whole."""
-        if self.target_network is None:
-            return
-        self._target_flat.lerp_(self.optimizer.flat, tau)
-        self._copy_buffers()
+        """Move the target network towards the online one."""
+        if self.target is not None:
+            self.target.sync(self.optimizer.flat, tau)

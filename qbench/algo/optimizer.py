@@ -16,10 +16,16 @@ class PopulationAdam:
         module: network with a seed axis; its parameters become views of one tensor.
         learning_rate: step size.
         max_grad_norm: per-seed limit of the gradient's Euclidean norm; None: no limit.
+        alive: [S] bool that several optimizers of the same seeds share; None: one of its own.
     """
 
     def __init__(
-        self, module: nn.Module, *, learning_rate: float, max_grad_norm: float | None
+        self,
+        module: nn.Module,
+        *,
+        learning_rate: float,
+        max_grad_norm: float | None,
+        alive: Tensor | None = None,
     ) -> None:
         self.flat = flatten_parameters(module)
         self._parameters = list(module.parameters())
@@ -28,7 +34,8 @@ class PopulationAdam:
         self._padding = torch.zeros_like(self.flat[:, used:])
         self.adam = torch.optim.Adam([self.flat], lr=learning_rate, fused=True)
         self._max_grad_norm = float("inf") if max_grad_norm is None else max_grad_norm
-        self.alive = torch.ones(self.flat.shape[0], dtype=torch.bool, device=self.flat.device)
+        everyone = torch.ones(self.flat.shape[0], dtype=torch.bool, device=self.flat.device)
+        self.alive = everyone if alive is None else alive
 
     def step(self, loss: Tensor) -> None:
         """One step for every living seed; `loss` is [S]."""

@@ -2,15 +2,23 @@
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import yaml
 
 from qbench import records
 from qbench.deploy import npz
-from qbench.env.gym import GymnasiumEnv
 from qbench.evaluate.play import Played, greedy, play
-from qbench.types import IntegerPolicy
+from qbench.types import EnvFactory, IntegerPolicy
+
+ENV_CLASSES = {
+    ("qbench.env.gym", "GymnasiumEnv"),
+    ("qbench.env.atari", "AtariEnv"),
+    ("qbench.env.minatar", "MinAtarEnv"),
+    ("qbench.env.pixels", "RenderedEnv"),
+}
+"""A run folder may come from anywhere: nothing else that it names is imported."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     except (records.RunFolderError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    played = play(greedy(policies), env.make, num_seeds=len(policies), num_episodes=args.episodes)
+    policy = greedy(policies, env.describe())
+    played = play(policy, env.make, num_seeds=len(policies), num_episodes=args.episodes)
     show(seeds, played)
     return 0
 
@@ -51,21 +60,24 @@ def load_policies(run_dir: Path) -> tuple[list[int], list[IntegerPolicy]]:
     return seeds, [npz.load(folder / f"seed_{seed}" / "policy.npz") for seed in seeds]
 
 
-def load_env(run_dir: Path) -> GymnasiumEnv:
-    """The env of a run folder, by registered id alone: nothing else in it is instantiated.
+def load_env(run_dir: Path) -> EnvFactory:
+    """The env of a run folder: one of qbench's own classes, by registered id alone.
 
     Raises:
-        RunFolderError: no readable config, or an id that would import a module.
+        RunFolderError: no readable config, a foreign class, or an id that would import a module.
     """
     path = run_dir / ".hydra" / "config.yaml"
     try:
-        env = yaml.safe_load(path.read_text(encoding="utf-8"))["env"]
-        env_id, kwargs = str(env["id"]), dict(env["kwargs"])
+        node = dict(yaml.safe_load(path.read_text(encoding="utf-8"))["env"])
+        if ":" in str(node.get("id", "")):
+            raise records.RunFolderError(f"{path} names {node['id']}: ids with ':' import code.")
+        module, _, name = node.pop("_target_").rpartition(".")
+        if (module, name) not in ENV_CLASSES:
+            raise ValueError(f"its class is {module}.{name}")
+        env: EnvFactory = getattr(import_module(module), name)(**node)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise records.RunFolderError(f"{path} does not name an env: {error}") from error
-    if ":" in env_id:
-        raise records.RunFolderError(f"{path} names the env {env_id}: ids with ':' import code.")
-    return GymnasiumEnv(id=env_id, kwargs=kwargs)
+        raise records.RunFolderError(f"{path} does not name an env of qbench: {error}") from error
+    return env
 
 
 def show(seeds: list[int], played: Played) -> None:

@@ -7,10 +7,22 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from qbench.types import FloatArray, IntArray, IntegerPolicy, Policy
+from qbench.types import (
+    ActionArray,
+    EnvSpec,
+    FloatArray,
+    IntArray,
+    IntegerPolicy,
+    ObsArray,
+    Policy,
+)
 
 EVAL_ENV_SEED = 10_000_000
 """Episode i is the first episode of the env seeded with EVAL_ENV_SEED + i, for every agent."""
+
+
+MAX_ENVS = 64
+"""Envs that are alive at once; an emulator or a rendered window takes megabytes."""
 
 
 class Played(NamedTuple):
@@ -20,12 +32,18 @@ class Played(NamedTuple):
     lengths: IntArray
 
 
-def greedy(policies: Sequence[IntegerPolicy]) -> Policy:
-    """One policy for S agents from the converted Q-network of each."""
+def greedy(policies: Sequence[IntegerPolicy], spec: EnvSpec) -> Policy:
+    """One policy for S agents from the converted network of each.
 
-    def act(obs: FloatArray, /) -> IntArray:
-        values = [policy(rows) for policy, rows in zip(policies, obs, strict=True)]
-        return np.stack([q.argmax(axis=-1) for q in values])
+    Args:
+        policies: S networks; their outputs are action values if the actions are discrete.
+        spec: of the env they play.
+    """
+    is_discrete = spec.num_actions is not None
+
+    def act(obs: ObsArray, /) -> ActionArray:
+        outputs = [policy(rows) for policy, rows in zip(policies, obs, strict=True)]
+        return np.stack([out.argmax(axis=-1) if is_discrete else out for out in outputs])
 
     return act
 
@@ -40,31 +58,48 @@ def play(
     """Play the same `num_episodes` episodes with each of `num_seeds` agents.
 
     Args:
-        policy: greedy actions [S, E] at obs [S, E, *obs_shape] float32.
+        policy: greedy actions [S, E, *action_shape] at obs [S, E, *obs_shape].
         make_env: builds one env.
         num_seeds: S.
         num_episodes: E.
     """
-    envs = [[make_env() for _ in range(num_episodes)] for _ in range(num_seeds)]
-    obs = np.stack(
-        [[env.reset(seed=EVAL_ENV_SEED + i)[0] for i, env in enumerate(row)] for row in envs]
-    ).astype(np.float32)
     returns = np.zeros((num_seeds, num_episodes))
     lengths = np.zeros((num_seeds, num_episodes), np.int64)
-    running = [(k, i) for k in range(num_seeds) for i in range(num_episodes)]
-    while running:
-        action = policy(obs)
-        still = []
-        for k, i in running:
-            obs[k, i], reward, terminated, truncated, _ = envs[k][i].step(action[k, i])
+    wave = max(1, MAX_ENVS // num_seeds)
+    for first in range(0, num_episodes, wave):
+        chosen = slice(first, min(first + wave, num_episodes))
+        _play_wave(policy, make_env, chosen, returns[:, chosen], lengths[:, chosen])
+    return Played(returns, lengths)
+
+
+def _play_wave(
+    policy: Policy,
+    make_env: Callable[[], gymnasium.Env[Any, Any]],
+    episodes: slice,
+    returns: FloatArray,
+    lengths: IntArray,
+) -> None:
+    """Play some of the episodes, all side by side; fills returns and lengths [S, E]."""
+    numbers = range(episodes.start, episodes.stop)
+    envs = [[make_env() for _ in numbers] for _ in returns]
+    resets = [
+        [env.reset(seed=EVAL_ENV_SEED + i)[0] for i, env in zip(numbers, row, strict=True)]
+        for row in envs
+    ]
+    obs = np.array(resets)
+    obs = obs if obs.dtype == np.uint8 else obs.astype(np.float32)
+    running = np.ones(returns.shape, np.bool_)
+    while running.any():
+        columns = np.flatnonzero(running.any(axis=0))
+        action = policy(obs[:, columns])
+        for k, column in np.argwhere(running[:, columns]):
+            i = columns[column]
+            obs[k, i], reward, terminated, truncated, _ = envs[k][i].step(action[k, column])
             returns[k, i] += float(reward)
             lengths[k, i] += 1
             if terminated or truncated:
                 envs[k][i].close()
-            else:
-                still.append((k, i))
-        running = still
+                running[k, i] = False
     # Box2D worlds live in reference cycles that hide megabytes from the collector's thresholds.
     del envs
     gc.collect()
-    return Played(returns, lengths)

@@ -3,13 +3,14 @@
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from qbench.quant import fake
-from qbench.quant.integer import IntegerNetwork
-from qbench.quant.linear import QuantLinear
-from qbench.types import FloatArray
+from qbench.quant.integer import CHUNK, IntegerNetwork
+from qbench.quant.layer import QuantLayer
+from qbench.types import FloatArray, ObsArray
 
 
 class Agreement(NamedTuple):
@@ -33,40 +34,56 @@ class Agreement(NamedTuple):
         )
 
 
-@torch.no_grad()
-def measure(module: nn.Module, network: IntegerNetwork, obs: FloatArray) -> Agreement:
+def measure(module: nn.Module, network: IntegerNetwork, obs: ObsArray) -> Agreement:
     """Compare a prepared population of one with its converted network.
 
     Args:
         module: what `network` was converted from.
         network: the integer network.
-        obs: [N, F] float32.
+        obs: [N, *obs_shape], float32 or uint8.
     """
-    raw, output = _trace(module, obs)
-    *codes, integer_output = network.trace(obs)
-    pairs = zip(raw, codes, network_tops(network), strict=True)
-    differs, distance = _first_differences(list(pairs))
+    chunks = [_compare(module, network, obs[i : i + CHUNK]) for i in range(0, len(obs), CHUNK)]
+    differs, distances, outputs, integer_outputs = zip(*chunks, strict=True)
+    output, integer_output = np.concatenate(outputs), np.concatenate(integer_outputs)
     step = max(float(np.ptp(output)), 1e-12) / 255
     error = np.abs(output - integer_output).max(axis=1)
-    flipped = output.argmax(1) != integer_output.argmax(1)
+    # An actor's outputs are actions: none of them is the best one.
+    is_ranking = network.box is None and output.shape[1] > 1
+    flipped = (output.argmax(1) != integer_output.argmax(1)) & is_ranking
     best = np.sort(output, axis=1)
-    gap = best[:, -1] - best[:, -2] if output.shape[1] > 1 else np.full(len(obs), np.inf)
+    gap = best[:, -1] - best[:, -2] if is_ranking else np.full(len(obs), np.inf)
     return Agreement(
         rows=len(obs),
-        rows_with_a_differing_code=float(differs.mean()),
-        max_tie_distance=distance,
+        rows_with_a_differing_code=float(np.concatenate(differs).mean()),
+        max_tie_distance=max(distances),
         max_output_error=float(error.max() / step),
         differing_argmax=int(flipped.sum()),
         unexplained_argmax=int((flipped & (gap > error.max())).sum()),
     )
 
 
-def network_tops(network: IntegerNetwork) -> list[int]:
-    """Largest code at every layer's input."""
-    return [network.input_top, *(layer.top for layer in network.layers[:-1])]
+class _Compared(NamedTuple):
+    differs: npt.NDArray[np.bool_]  # [N]
+    tie_distance: float
+    output: FloatArray
+    integer_output: FloatArray
 
 
-def _trace(module: nn.Module, obs: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+@torch.no_grad()
+def _compare(module: nn.Module, network: IntegerNetwork, obs: ObsArray) -> _Compared:
+    raw, output = _trace(module, obs)
+    *codes, integer_output = network.trace(obs)
+    tops = [network.input_top, *(layer.top for layer in network.layers[:-1])]
+    rows = [
+        (r.reshape(len(obs), -1), c.reshape(len(obs), -1)) for r, c in zip(raw, codes, strict=True)
+    ]
+    differs, distance = _first_differences(
+        [(*pair, top) for pair, top in zip(rows, tops, strict=True)]
+    )
+    return _Compared(differs, distance, output, integer_output)
+
+
+def _trace(module: nn.Module, obs: ObsArray) -> tuple[list[FloatArray], FloatArray]:
     """Unrounded codes at every quantized layer's input, and the outputs, of fake quantization."""
     raw: list[FloatArray] = []
 
@@ -74,7 +91,7 @@ def _trace(module: nn.Module, obs: FloatArray) -> tuple[list[FloatArray], FloatA
         grid: fake.Grid = layer.codes()[0]  # type: ignore[operator]
         raw.append(fake.position(inputs[0], grid)[0].numpy())
 
-    layers = [m for m in module.modules() if isinstance(m, QuantLinear)]
+    layers = [m for m in module.modules() if isinstance(m, QuantLayer)]
     hooks = [layer.register_forward_pre_hook(record) for layer in layers]
     output = module.eval()(torch.from_numpy(obs).unsqueeze(0))[0].numpy()
     for hook in hooks:

@@ -9,17 +9,31 @@ import torch
 from torch import Tensor, nn
 
 from qbench.quant import fake
-from qbench.quant.integer import MAX_SHIFT, FloatNetwork, IntegerLinear, IntegerNetwork
-from qbench.quant.linear import QuantLinear
-from qbench.quant.trace import ConversionError, Stage, stages
+from qbench.quant.integer import (
+    MAX_SHIFT,
+    FloatLayer,
+    FloatNetwork,
+    IntegerLayer,
+    IntegerNetwork,
+    TanhToBox,
+)
+from qbench.quant.layer import QuantLayer
+from qbench.quant.trace import Chain, ConversionError, Stage, chain
 
 
 def float_network(module: nn.Module) -> FloatNetwork:
     """The float32 network of one agent (see `layers.take_seed`)."""
-    found = stages(module)
-    return FloatNetwork(
-        tuple((_array(layer.weight), _array(layer.bias), relu) for layer, relu in found)
-    )
+    found = chain(module)
+    layers = [
+        FloatLayer(
+            weight=_array(layer.weight),
+            bias=_array(layer.bias),
+            has_relu=has_relu,
+            stride=_stride(layer),
+        )
+        for layer, has_relu in found.stages
+    ]
+    return FloatNetwork(layers=tuple(layers), input_high=found.input_high, box=_box(found))
 
 
 @torch.no_grad()
@@ -30,34 +44,53 @@ def integer_network(module: nn.Module) -> IntegerNetwork:
         ConversionError: an operation has no integer form, a layer was left in float, or a
             layer's sums could leave int32.
     """
-    found = stages(module)
-    for layer, _ in found:
-        if not isinstance(layer, QuantLinear):
+    found = chain(module)
+    for layer, _ in found.stages:
+        if not isinstance(layer, QuantLayer):
             raise ConversionError(f"convert found a {type(layer).__name__} layer left in float.")
-    first, last = found[0].layer, found[-1].layer
+    first, last = found.stages[0].layer, found.stages[-1].layer
     grid, scale = first.codes()[0], last.codes()[1].scale  # type: ignore[operator]
+    inverse = 1.0 / grid.scale[0, 0].flatten()
+    following = [*found.stages[1:], None]
     return IntegerNetwork(
-        input_inverse_scale=_array(1.0 / grid.scale[0, 0]),
-        input_zero=_array(grid.zero[0, 0]),
+        # The bytes of an image are taken as they are: their scaling is part of the grid.
+        input_inverse_scale=_array(inverse * (1.0 / (found.input_high or 1))),
+        input_zero=_array(grid.zero[0, 0].flatten()),
         input_top=grid.top,
-        layers=tuple(_layer(*pair) for pair in zip(found, [*found[1:], None], strict=True)),
+        layers=tuple(_layer(*pair) for pair in zip(found.stages, following, strict=True)),
         output_scale=_array(scale[0]),
+        box=_box(found),
     )
 
 
-def _layer(stage: Stage, following: Stage | None) -> IntegerLinear:
+def _layer(stage: Stage, following: Stage | None) -> IntegerLayer:
     grid, codes = stage.layer.codes()  # type: ignore[operator]
     weight = _finite(codes.weight[0])
+    flat = weight.flatten(1)
     # The integer network's input codes are unsigned: their centre moves into the bias.
-    bias = _finite(codes.bias[0]) - (weight * _finite(grid.centre[0])).sum(-1)
-    reach = weight.abs().sum(-1) * grid.top + bias.abs()
+    bias = _finite(codes.bias[0]) - (flat * _finite(grid.centre[0]).flatten()).sum(-1)
+    reach = flat.abs().sum(-1) * grid.top + bias.abs()
     if reach.max() >= 2**31:
         raise ConversionError(f"convert: a sum of up to {int(reach.max())} does not fit int32.")
-    return IntegerLinear(
+    return IntegerLayer(
         weight=_array(weight).astype(np.int8),
         bias=_array(bias).astype(np.int32),
         bits=stage.layer.spec.weight_bits,  # type: ignore[union-attr, arg-type]
+        stride=_stride(stage.layer),
         **({} if following is None else _requantization(codes.scale[0], stage, following)),
+    )
+
+
+def _stride(layer: nn.Module) -> tuple[int, int] | None:
+    stride: tuple[int, int] | None = getattr(layer, "stride", None)
+    return stride
+
+
+def _box(found: Chain) -> TanhToBox | None:
+    if found.box is None:
+        return None
+    return TanhToBox(
+        scale=_array(found.box.scale).reshape(-1), offset=_array(found.box.offset).reshape(-1)
     )
 
 

@@ -1,6 +1,6 @@
 """Fake quantization: integer arithmetic carried in float32, with straight-through gradients.
 
-A linear layer x W^T + b is computed as the integer network computes it,
+A layer x W^T + b, or a convolution, is computed as the integer network computes it,
 
     q_x = clamp(round(x / s_x + z), 0, 2^n - 1)        codes of the input
     q_w = round(W s_x / s)                             codes of the weights, symmetric
@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+Stride = tuple[int, int] | None
 BIAS_CODE_LIMIT = 2**23
 """Scales are floored so that no bias code exceeds this; a dead channel would overflow int32."""
 
@@ -25,7 +27,7 @@ BIAS_CODE_LIMIT = 2**23
 class Grid(NamedTuple):
     """An unsigned grid of 2^bits codes: x = scale (q - zero)."""
 
-    scale: Tensor  # [S, 1, 1], or [S, 1, F] with one range per feature
+    scale: Tensor  # [S, 1, 1], [S, 1, F] with one range per feature, [S, 1, 1, 1, 1] of images
     zero: Tensor  # as scale; integer-valued, or real for the affine grid
     centre: Tensor  # zero rounded
     top: int  # 2^bits - 1
@@ -69,9 +71,9 @@ def decode(codes: Tensor, grid: Grid) -> Tensor:
 
 
 class Codes(NamedTuple):
-    """A linear layer's integers, carried in float32."""
+    """A layer's integers, carried in float32."""
 
-    weight: Tensor  # q_w [S, out, F]
+    weight: Tensor  # q_w [S, out, F], or [S, out, in, kh, kw]
     bias: Tensor  # q_b [S, out]
     scale: Tensor  # s [S, out]
 
@@ -82,14 +84,14 @@ def encode_layer(
     """Integers of a layer whose input lies on `grid`.
 
     Args:
-        weight: [S, out, F] float32.
+        weight: [S, out, F] or [S, out, in, kh, kw] float32.
         bias: [S, out] float32.
         grid: of the layer's input.
         bits: of the weights; the codes lie in [-(2^(bits-1) - 1), 2^(bits-1) - 1].
         per_channel: one scale per output unit; otherwise one per layer.
     """
     top = 2 ** (bits - 1) - 1
-    folded = weight * grid.scale
+    folded = weight.flatten(2) * grid.scale.flatten(2)
     dims = -1 if per_channel else (-2, -1)
     scale = folded.abs().amax(dim=dims, keepdim=True).squeeze(-1) / top  # [S, out] or [S, 1]
     floor = bias.abs() / BIAS_CODE_LIMIT
@@ -99,8 +101,19 @@ def encode_layer(
     codes = folded.div_(scale.unsqueeze(-1)).round_()
     bias_codes = bias / scale
     if not grid.has_integer_zero:
-        bias_codes -= (codes * (grid.zero - grid.centre)).sum(-1)
-    return Codes(codes, bias_codes.round_(), scale)
+        bias_codes -= (codes * (grid.zero - grid.centre).flatten(2)).sum(-1)
+    return Codes(codes.view(weight.shape), bias_codes.round_(), scale)
+
+
+def apply(
+    x: Tensor, weight: Tensor, bias: Tensor, grid: Grid, codes: Codes, stride: Stride
+) -> Tensor:
+    """The layer's output with straight-through gradients; a stride makes it a convolution."""
+    if stride is None:
+        linear: Tensor = FakeQuantLinear.apply(x, weight, bias, grid, codes)  # type: ignore[no-untyped-call]
+        return linear
+    image: Tensor = FakeQuantConv2d.apply(x, weight, bias, grid, codes, stride)  # type: ignore[no-untyped-call]
+    return image
 
 
 class FakeQuantLinear(torch.autograd.Function):
@@ -125,19 +138,72 @@ class FakeQuantLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         centred, outside, weight, scale, grid_scale, zero, centre = ctx.saved_tensors
-        grad_bias = grad.sum(1)
-        grad_weight = grad.transpose(1, 2) @ centred  # [S, out, F]
-        if not ctx.has_integer_zero:
-            grad_weight -= grad_bias.unsqueeze(-1) * (zero - centre)
-        grad_weight *= grid_scale
-        grad_x = None
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[1]:
+            grad_bias = grad.sum(1)
+            grad_weight = grad.transpose(1, 2) @ centred  # [S, out, F]
+            if not ctx.has_integer_zero:
+                grad_weight -= grad_bias.unsqueeze(-1) * (zero - centre)
+            grad_weight *= grid_scale
         if ctx.needs_input_grad[0]:
             grad_x = ((grad * scale.unsqueeze(1)) @ weight).masked_fill_(outside, 0.0)
             grad_x.div_(grid_scale)
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def accumulate(centred: Tensor, codes: Codes) -> Tensor:
-    """The layer's output [S, B, out] from centred input codes [S, B, F]."""
-    accumulator = torch.baddbmm(codes.bias.unsqueeze(1), centred, codes.weight.transpose(1, 2))
-    return accumulator.mul_(codes.scale.unsqueeze(1))
+class FakeQuantConv2d(torch.autograd.Function):
+    """The same for convolutions; what is saved for backward are bytes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        grid: Grid,
+        codes: Codes,
+        stride: tuple[int, int],
+    ) -> Tensor:
+        raw = position(x, grid).round_()
+        clamped = raw.clamp(0, grid.top)
+        outside = raw != clamped if ctx.needs_input_grad[0] else None
+        ctx.save_for_backward(
+            clamped.to(torch.uint8), outside, codes.weight, codes.scale, *grid[:3]
+        )
+        ctx.has_integer_zero, ctx.stride = grid.has_integer_zero, stride
+        return accumulate(clamped.sub_(grid.centre), codes, stride)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved, outside, codes, scale, grid_scale, zero, centre = ctx.saved_tensors
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        centred = saved.to(torch.float32).sub_(centre)
+        weight = codes * scale[..., None, None, None]
+        pairs = [
+            torch.ops.aten.convolution_backward(
+                *members, None, ctx.stride, [0, 0], [1, 1], False, [0, 0], 1,
+                [needs_x, needs_weight, False],
+            )
+            for members in zip(grad, centred, weight, strict=True)
+        ]  # fmt: skip
+        grad_x = grad_weight = grad_bias = None
+        if needs_weight:
+            grad_bias = grad.sum((1, 3, 4))
+            grad_weight = torch.stack([pair[1] for pair in pairs])
+            if not ctx.has_integer_zero:
+                grad_weight -= grad_bias[..., None, None, None] * (zero - centre)
+            grad_weight *= grid_scale
+        if needs_x:
+            grad_x = torch.stack([pair[0] for pair in pairs]).masked_fill_(outside, 0.0)
+            grad_x.div_(grid_scale)
+        return grad_x, grad_weight, grad_bias, None, None, None
+
+
+def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
+    """The layer's output [S, B, out, ...] from centred input codes [S, B, ...]."""
+    if stride is None:
+        sums = torch.baddbmm(codes.bias.unsqueeze(1), centred, codes.weight.transpose(1, 2))
+        return sums.mul_(codes.scale.unsqueeze(1))
+    members = zip(centred, codes.weight, codes.bias, strict=True)
+    sums = torch.stack([F.conv2d(*member, stride=stride) for member in members])
+    return sums.mul_(codes.scale[:, None, :, None, None])

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from qbench import layers
-from qbench.quant.linear import LinearSpec, QuantLinear
-from qbench.quant.trace import linear_layers
+from qbench.quant.layer import LayerSpec, QuantLayer
+from qbench.quant.trace import seeded_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,26 +28,27 @@ class Activations:
     grid: str  # zero_point | affine
 
 
-def swap_linear(module: nn.Module, weights: Weights, activations: Activations) -> nn.Module:
-    """Every Linear of `module` as a QuantLinear with the same Parameters under the same names.
+def swap_quantized(module: nn.Module, weights: Weights, activations: Activations) -> nn.Module:
+    """Every layer of `module` as a QuantLayer with the same Parameters under the same names.
 
-    The first Linear to be executed takes the observation, the last one gives the output;
-    the observation's range is always its minimum and maximum, since an outlier that an
-    average forgets (a falling pole) is the very input that matters.
+    The first layer to be executed takes the observation, the last one gives the output. An
+    observation's range is always its minimum and maximum, since an outlier that an average
+    forgets (a falling pole) is the very input that matters; bytes have theirs from the start.
     """
-    found = linear_layers(module)
+    found, takes_bytes = seeded_layers(module)
 
-    def swap(layer: layers.Linear) -> QuantLinear:
+    def swap(layer: layers.Seeded) -> QuantLayer:
         is_first, is_last = layer is found[0], layer is found[-1]
         output_bits = weights.output_bits or weights.bits
-        spec = LinearSpec(
+        first_range = "unit" if takes_bytes else "min_max"
+        spec = LayerSpec(
             weight_bits=output_bits if is_last else weights.bits,
             input_bits=activations.input_bits if is_first else activations.bits,
             per_channel=weights.granularity == "channel",
-            per_feature=is_first,
-            range="min_max" if is_first else activations.range,
+            per_feature=is_first and isinstance(layer, layers.Linear) and not takes_bytes,
+            range=first_range if is_first else activations.range,
             grid=activations.grid,
         )
-        return QuantLinear(layer, spec)
+        return QuantLayer(layer, spec)
 
     return layers.swap_layers(module, swap)

@@ -1,6 +1,6 @@
 """The agents of a cell: trained here, or taken from the `none` cell and quantized."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from qbench import records, streams
-from qbench.env.gym import GymnasiumEnv
 from qbench.train import callbacks, ledger
-from qbench.train.build import Parts, build, build_network, create
+from qbench.train.average import Average
+from qbench.train.build import Parts, build, build_network, create, deployed_head
 from qbench.train.data import ReplayDataModule, chunk_stops
 from qbench.train.errors import ConfigError
 from qbench.train.module import PopulationModule, Snapshots
-from qbench.types import FloatArray, QuantScheme
+from qbench.types import EnvFactory, ObsArray, QuantScheme
 
 CALIBRATION_ROWS = 10_000
 
@@ -29,14 +29,15 @@ class Agents:
     """S agents ready to be converted, and what getting them cost."""
 
     seeds: list[int]
-    env: GymnasiumEnv
+    env: EnvFactory
     scheme: QuantScheme
     network: nn.Module  # prepared, in eval mode, on the CPU
-    observations: list[FloatArray]  # per seed, [10000, *obs_shape] of its final replay
+    observations: list[Path]  # per seed, 10,000 of its final replay (see `load_observations`)
     alive: list[bool]
     env_steps: list[int]
     env_steps_per_s: float
     memory_bytes: dict[str, int]
+    peak_rss_bytes: int
     base_cell: str | None
 
 
@@ -45,7 +46,7 @@ def train_agents(
 ) -> Agents:
     """Train a population from scratch."""
     parts = build(cfg)
-    module = _build_module(cfg, parts)
+    module = _build_module(cfg, run_dir, parts)
     memory = callbacks.MeasureMemory(parts)
     trainer = _build_trainer(cfg, run_dir, parts, recorder, label, memory)
     try:
@@ -54,7 +55,6 @@ def train_agents(
     finally:
         parts.collector.close()
     kept = module.snapshots.keep_rest(parts.collector.env_step)
-    _store_observations(run_dir, parts.seeds, [seed.observations for seed in kept])
     return Agents(
         seeds=parts.seeds,
         env=parts.env,
@@ -65,15 +65,20 @@ def train_agents(
         env_steps=[seed.env_step for seed in kept],
         env_steps_per_s=parts.collector.env_step * len(kept) / module.train_s,
         memory_bytes=memory.memory_bytes,
+        peak_rss_bytes=memory.peak_rss_bytes,
         base_cell=None,
     )
 
 
-def _build_module(cfg: DictConfig, parts: Parts) -> PopulationModule:
-    def observe(k: int) -> FloatArray:
+def _build_module(cfg: DictConfig, run_dir: Path, parts: Parts) -> PopulationModule:
+    def observe(k: int) -> Path:
         draws = streams.generator(parts.seeds[k], "calibration")
         index = draws.integers(parts.replay.size, size=CALIBRATION_ROWS)
-        return parts.replay.observations(k, index)
+        path = run_dir / "calibration" / f"seed_{parts.seeds[k]}.npz"
+        path.parent.mkdir(exist_ok=True)
+        # Frames of one episode resemble each other: 280 MB of images become some 10.
+        np.savez_compressed(path, obs=parts.replay.observations(k, index))
+        return path
 
     return PopulationModule(
         learner=parts.learner,
@@ -89,7 +94,12 @@ def _build_module(cfg: DictConfig, parts: Parts) -> PopulationModule:
                 cfg.checkpoint_interval_env_steps,
             ],
         ),
-        snapshots=Snapshots(parts.learner, cfg.total_episodes, observe),
+        snapshots=Snapshots(
+            parts.learner,
+            Average(parts.learner, parts.loop.average_weight),
+            cfg.total_episodes,
+            observe,
+        ),
     )
 
 
@@ -123,31 +133,18 @@ def _build_trainer(
     )
 
 
-def _store_observations(
-    run_dir: Path, seeds: Sequence[int], observations: Sequence[FloatArray]
-) -> None:
-    """Write calibration/seed_<k>.npz."""
-    folder = run_dir / "calibration"
-    folder.mkdir(exist_ok=True)
-    for seed, obs in zip(seeds, observations, strict=True):
-        np.savez(folder / f"seed_{seed}.npz", obs=obs)
-
-
 def quantize_agents(cfg: DictConfig, run_dir: Path, base_dir: Path) -> Agents:
     """Take the agents of the finished `none` cell and calibrate them on their own replay."""
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_seeds))
-    env: GymnasiumEnv = create(cfg.env)
+    env: EnvFactory = create(cfg.env)
     scheme: QuantScheme = create(cfg.quant)
     base = records.read_summary(base_dir)
     rows = _rows_of(seeds, base, base_dir)
-    network = build_network(cfg, env.describe(), seeds)
+    network = build_network(cfg, env.describe(), seeds, deployed_head(cfg))
     load_network(network, base_dir / "checkpoints" / "last.ckpt", rows)
     network = scheme.prepare(network)
-    observations = [_load_observations(base_dir, seed) for seed in seeds]
-    batches = np.stack(observations, axis=1).reshape(
-        100, -1, len(seeds), *observations[0].shape[1:]
-    )
-    scheme.calibrate(network, (torch.from_numpy(b).transpose(0, 1) for b in batches))
+    observations = [base_dir / "calibration" / f"seed_{seed}.npz" for seed in seeds]
+    scheme.calibrate(network, _batches(observations))
     return Agents(
         seeds=seeds,
         env=env,
@@ -158,6 +155,7 @@ def quantize_agents(cfg: DictConfig, run_dir: Path, base_dir: Path) -> Agents:
         env_steps=[base["seeds"][row]["env_steps"] for row in rows],
         env_steps_per_s=0.0,
         memory_bytes=ledger.inference_only(network, len(seeds)),
+        peak_rss_bytes=ledger.peak_rss_bytes(),
         base_cell=base_dir.name,
     )
 
@@ -172,9 +170,17 @@ def _rows_of(seeds: Sequence[int], base: dict[str, Any], base_dir: Path) -> list
     return [trained.index(seed) for seed in seeds]
 
 
-def _load_observations(base_dir: Path, seed: int) -> FloatArray:
-    with np.load(base_dir / "calibration" / f"seed_{seed}.npz", allow_pickle=False) as stored:
-        obs: FloatArray = stored["obs"]
+def _batches(paths: Sequence[Path]) -> Iterator[Tensor]:
+    """All stored observations in batches [S, 100, *obs_shape]."""
+    stored = [load_observations(path) for path in paths]
+    for start in range(0, CALIBRATION_ROWS, 100):
+        yield torch.from_numpy(np.stack([obs[start : start + 100] for obs in stored]))
+
+
+def load_observations(path: Path) -> ObsArray:
+    """A seed's stored observations [10000, *obs_shape]."""
+    with np.load(path, allow_pickle=False) as stored:
+        obs: ObsArray = stored["obs"]
     return obs
 
 

@@ -10,15 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from qbench import layers, streams
-from qbench.algo.exploration import EpsilonGreedy
 from qbench.collect import Collector
-from qbench.env.gym import GymnasiumEnv
-from qbench.network.heads import QNetwork
-from qbench.quant.trace import ConversionError, stages
-from qbench.replay import ReplayBuffer, ReplaySampler
+from qbench.quant.trace import ConversionError, chain
+from qbench.replay import Replay, ReplaySampler
 from qbench.schedule import Linear
 from qbench.train.errors import ConfigError
-from qbench.types import EnvSpec, Learner, QuantScheme
+from qbench.types import EnvFactory, EnvSpec, Exploration, Learner, QuantScheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +28,7 @@ class Loop:
     learning_starts: int
     target_update_interval: int
     tau: float
+    average_weight: float
     learning_rate: Linear
 
 
@@ -39,14 +37,14 @@ class Parts:
     """Everything that one cell's training is made of."""
 
     seeds: list[int]
-    env: GymnasiumEnv
+    env: EnvFactory
     spec: EnvSpec
     scheme: QuantScheme
     learner: Learner
-    replay: ReplayBuffer
+    replay: Replay
     sampler: ReplaySampler
     collector: Collector
-    epsilon: Linear
+    explore: Exploration
     loop: Loop
 
 
@@ -54,16 +52,15 @@ def build(cfg: DictConfig) -> Parts:
     """The parts of a cell from its composed and checked config."""
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_seeds))
     device = torch.device("cuda" if cfg.trainer.accelerator == "gpu" else "cpu")
-    env: GymnasiumEnv = create(cfg.env)
+    env: EnvFactory = create(cfg.env)
     spec = env.describe()
     scheme: QuantScheme = create(cfg.quant)
-    network = scheme.prepare(build_network(cfg, spec, seeds)).to(device)
-    check_convertible(network)
-    learner: Learner = create(cfg.algo.learner, network=network)
-    replay = create(cfg.replay, num_seeds=len(seeds), spec=spec, device=device)
-    uniforms = streams.Uniforms(seeds, "replay")
+    learner = _build_learner(cfg, spec, seeds, scheme, device)
+    replay: Replay = create(cfg.replay, num_seeds=len(seeds), spec=spec, device=device)
     loop = cfg.algo.loop
-    epsilon = Linear(**_plain(loop.exploration))
+    explore: Exploration = create(
+        loop.exploration, learning_starts=loop.learning_starts, spec=spec, seeds=seeds
+    )
     return Parts(
         seeds=seeds,
         env=env,
@@ -71,21 +68,60 @@ def build(cfg: DictConfig) -> Parts:
         scheme=scheme,
         learner=learner,
         replay=replay,
-        sampler=ReplaySampler(replay=replay, uniforms=uniforms, batch_size=loop.batch_size),
-        collector=_build_collector(seeds, env, spec, learner, epsilon, replay, loop),
-        epsilon=epsilon,
+        sampler=ReplaySampler(
+            replay=replay,
+            uniforms=streams.Uniforms(seeds, "replay"),
+            batch_size=loop.batch_size,
+        ),
+        collector=Collector(
+            envs=env.make_training(len(seeds)),
+            env_seeds=[streams.integer(seed, "env") for seed in seeds],
+            learner=learner,
+            explore=explore,
+            replay=replay,
+        ),
+        explore=explore,
         loop=build_loop(cfg),
     )
 
 
-def build_network(cfg: DictConfig, spec: EnvSpec, seeds: list[int]) -> nn.Module:
-    """The float network of every seed, with a leading seed axis."""
+def _build_learner(
+    cfg: DictConfig,
+    spec: EnvSpec,
+    seeds: list[int],
+    scheme: QuantScheme,
+    device: torch.device,
+) -> Learner:
+    """The learner on its prepared networks; the first head is the one that is deployed."""
+    scope = getattr(scheme, "scope", "actor")
+    heads = {}
+    for name in cfg.algo.heads:
+        network = build_network(cfg, spec, seeds, name)
+        is_quantized = scope == "all" or name == deployed_head(cfg)
+        heads[name] = (scheme.prepare(network) if is_quantized else network).to(device)
+    check_convertible(heads[deployed_head(cfg)])
+    learner: Learner = create(cfg.algo.learner, **heads)
+    return learner
+
+
+def deployed_head(cfg: DictConfig) -> str:
+    """The head that acts: the first of `algo.heads`."""
+    return str(next(iter(cfg.algo.heads)))
+
+
+def build_network(cfg: DictConfig, spec: EnvSpec, seeds: list[int], head: str) -> nn.Module:
+    """A float network of every seed, with a leading seed axis."""
+
+    def make_torso(obs_shape: tuple[int, ...]) -> nn.Module:
+        torso: nn.Module = create(cfg.network, obs_shape=obs_shape)
+        return torso
 
     def make() -> nn.Module:
-        torso: nn.Module = create(cfg.network, obs_shape=spec.obs_shape)
-        return QNetwork(torso=torso, num_actions=spec.num_actions)
+        network: nn.Module = create(cfg.algo.heads[head], make_torso=make_torso, spec=spec)
+        return network
 
-    return layers.populate(make, [streams.integer(seed, "weights") for seed in seeds])
+    purpose = "weights" if head == deployed_head(cfg) else head
+    return layers.populate(make, [streams.integer(seed, purpose) for seed in seeds])
 
 
 def check_convertible(network: nn.Module) -> None:
@@ -95,7 +131,7 @@ def check_convertible(network: nn.Module) -> None:
         ConfigError: names the operation that has no integer form.
     """
     try:
-        stages(network)
+        chain(network)
     except ConversionError as error:
         raise ConfigError(f"network: {error}") from error
 
@@ -127,27 +163,3 @@ def create(node: DictConfig, **parts: Any) -> Any:
 def _plain(node: DictConfig) -> dict[str, Any]:
     content = OmegaConf.to_container(node, resolve=True)
     return {str(key): value for key, value in dict(content).items()}  # type: ignore[arg-type]
-
-
-def _build_collector(
-    seeds: list[int],
-    env: GymnasiumEnv,
-    spec: EnvSpec,
-    learner: Learner,
-    epsilon: Linear,
-    replay: ReplayBuffer,
-    loop: DictConfig,
-) -> Collector:
-    explore = EpsilonGreedy(
-        epsilon=epsilon,
-        learning_starts=loop.learning_starts,
-        num_actions=spec.num_actions,
-        uniforms=streams.Uniforms(seeds, "explore"),
-    )
-    return Collector(
-        envs=[env.make() for _ in seeds],
-        env_seeds=[streams.integer(seed, "env") for seed in seeds],
-        learner=learner,
-        explore=explore,
-        replay=replay,
-    )

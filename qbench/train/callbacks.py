@@ -17,7 +17,7 @@ from qbench.train import ledger
 from qbench.train.build import Parts
 from qbench.train.module import PopulationModule
 from qbench.train.wandb_log import WandbRun
-from qbench.types import FloatArray, IntArray
+from qbench.types import ActionArray, ObsArray
 
 Rows = list[dict[str, Any]]
 
@@ -102,7 +102,7 @@ class LogTraining(OnEnvStep):
         alive = self._parts.learner.alive.tolist()
         shared = {
             "env_step": env_step,
-            "epsilon": self._parts.epsilon(env_step),
+            **self._parts.explore.rates(env_step),
             "learning_rate": self._parts.loop.learning_rate(env_step),
         }
         return [
@@ -114,7 +114,7 @@ class LogTraining(OnEnvStep):
 
 
 class EvaluateInterim(OnEnvStep):
-    """Rows of kind `eval`: greedy episodes of the network as it trains."""
+    """Rows of kind `eval`: greedy episodes of the (averaged) network as it trains."""
 
     def __init__(self, interval: int, num_episodes: int, parts: Parts, recorder: Recorder) -> None:
         super().__init__(interval)
@@ -124,17 +124,18 @@ class EvaluateInterim(OnEnvStep):
 
     def fire(self, trainer: Trainer, module: PopulationModule) -> None:
         """Play and write the rows."""
-        played = play(
-            self._policy,
-            self._parts.env.make,
-            num_seeds=len(self._parts.seeds),
-            num_episodes=self._num_episodes,
-        )
+        with module.snapshots.average.applied():
+            played = play(
+                self._policy,
+                self._parts.env.make,
+                num_seeds=len(self._parts.seeds),
+                num_episodes=self._num_episodes,
+            )
         env_steps = [module.collector.env_step] * len(self._parts.seeds)
         rows = eval_rows("eval", self._parts.seeds, env_steps, played)
         self._recorder.write([r for k, r in enumerate(rows) if module.snapshots.is_running(k)])
 
-    def _policy(self, obs: FloatArray) -> IntArray:
+    def _policy(self, obs: ObsArray) -> ActionArray:
         device = self._parts.learner.alive.device
         return self._parts.learner.act(torch.from_numpy(obs).to(device)).cpu().numpy()
 
@@ -182,11 +183,15 @@ class MeasureMemory(Callback):
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.memory_bytes: ledger.Bytes = {}
+        self.peak_rss_bytes = 0
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Measure."""
         parts = self._parts
+        # Storing observations and scoring come later: their buffers are no cost of training.
+        self.peak_rss_bytes = ledger.peak_rss_bytes()
         self.memory_bytes = ledger.measure(parts.learner, parts.replay, parts.sampler)
+        self.memory_bytes["other"] += pl_module.snapshots.average.num_bytes // len(parts.seeds)
 
 
 class Progress(Callback):
@@ -212,9 +217,10 @@ class Progress(Callback):
         env_step = pl_module.collector.env_step
         recent = [e.episode_return for e in pl_module.episodes[-20:]] or self._recent
         self._recent = recent
+        rates = self._parts.explore.rates(env_step)
         self._bar.set_postfix_str(
-            f"return {sum(recent) / max(len(recent), 1):.0f}, "
-            f"loss {pl_module.mean_loss:.3g}, epsilon {self._parts.epsilon(env_step):.2f}",
+            f"return {sum(recent) / max(len(recent), 1):.0f}, loss {pl_module.mean_loss:.3g}, "
+            + ", ".join(f"{name} {value:.2f}" for name, value in rates.items()),
             refresh=False,
         )
         self._bar.update(env_step - self._bar.n)

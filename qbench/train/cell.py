@@ -16,9 +16,9 @@ from qbench.quant import agreement
 from qbench.quant.integer import IntegerNetwork
 from qbench.report import stats
 from qbench.train import callbacks, ledger, provenance
-from qbench.train.agents import Agents, quantize_agents, train_agents
+from qbench.train.agents import Agents, load_observations, quantize_agents, train_agents
 from qbench.train.wandb_log import WandbRun
-from qbench.types import FloatArray, IntegerPolicy
+from qbench.types import IntegerPolicy
 
 
 def train_cell(cfg: DictConfig, run_dir: Path, axes: dict[str, str], base_dir: Path | None) -> None:
@@ -41,12 +41,10 @@ def train_cell(cfg: DictConfig, run_dir: Path, axes: dict[str, str], base_dir: P
             agents = quantize_agents(cfg, run_dir, base_dir)
         else:
             agents = train_agents(cfg, run_dir, recorder, label="-".join(axes.values()))
-        # Scoring has its own buffers, more of them for a quantized cell; they are no cost of its.
-        peak = ledger.peak_rss_bytes()
         summary = {**axes, **_score(cfg, run_dir, agents, recorder)}
         summary |= {
-            "peak_rss_bytes": peak,
-            "peak_rss_above_imports_bytes": peak - rss_bytes_after_imports,
+            "peak_rss_bytes": agents.peak_rss_bytes,
+            "peak_rss_above_imports_bytes": agents.peak_rss_bytes - rss_bytes_after_imports,
             "peak_device_bytes": ledger.peak_device_bytes(),
             "cpu_s": time.process_time(),
             "wall_s": time.time() - started,
@@ -67,11 +65,11 @@ def _score(
         for seed, policy in zip(agents.seeds, policies, strict=True)
     ]
     agreements = [
-        _agreement(single, policy, obs)
-        for single, policy, obs in zip(singles, policies, agents.observations, strict=True)
+        _agreement(single, policy, path)
+        for single, policy, path in zip(singles, policies, agents.observations, strict=True)
     ]
     played = play(
-        greedy(policies),
+        greedy(policies, agents.env.describe()),
         agents.env.make,
         num_seeds=len(policies),
         num_episodes=cfg.eval_episodes,
@@ -99,11 +97,11 @@ def _score(
     }
 
 
-def _agreement(single: nn.Module, policy: IntegerPolicy, obs: FloatArray) -> dict[str, Any] | None:
+def _agreement(single: nn.Module, policy: IntegerPolicy, path: Path) -> dict[str, Any] | None:
     """How far the integers agree with fake quantization; None for a float network."""
     if not isinstance(policy, IntegerNetwork):
         return None
-    found = agreement.measure(single, policy, obs)
+    found = agreement.measure(single, policy, load_observations(path))
     return {"holds": found.holds, **found._asdict()}
 
 

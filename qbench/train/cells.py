@@ -48,10 +48,10 @@ def from_config(cfg: DictConfig) -> Cell:
 
 
 def axes_of(cfg: DictConfig) -> dict[str, str]:
-    """The choice on each axis, aliases resolved; `env=gym` is called by its env id."""
+    """The choice on each axis, aliases resolved; an env with an open id is called by that."""
     axes = {axis: canonical_choice(cfg, axis) for axis in records.AXES}
-    if axes["env"] == "gym":
-        axes["env"] = re.sub(r"[^\w.]+", "-", str(OmegaConf.select(cfg, "env.id") or "gym"))
+    if file_content(choice_file(cfg, "env", axes["env"])).get("id") == "???":
+        axes["env"] = re.sub(r"[^\w.]+", "-", str(OmegaConf.select(cfg, "env.id") or axes["env"]))
     return axes
 
 

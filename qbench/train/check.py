@@ -89,6 +89,9 @@ ALGO_RULES: dict[str, Number | OneOf] = {
     "final_learning_rate": Number(low=0, is_whole=False),
     "gamma": FRACTION,
     "tau": Number(low=0, high=1, is_whole=False, is_low_excluded=True),
+    "average_weight": Number(low=0, high=1, is_whole=False, is_low_excluded=True),
+    "policy_frequency": COUNT,
+    "noise": Number(low=0, is_whole=False),
     "max_grad_norm": POSITIVE_OR_NULL,
     "double": FLAG,
     "target_network": FLAG,
@@ -110,6 +113,24 @@ QUANT_RULES: dict[str, Number | OneOf] = {
     "granularity": OneOf(("channel", "tensor")),
     "range": OneOf(("min_max", "moving_average")),
     "grid": OneOf(("zero_point", "affine")),
+    "scope": OneOf(("actor", "all")),
+}
+
+# By the key below `env`.
+ENV_RULES: dict[str, Number | OneOf] = {
+    "stepping": OneOf(("serial", "processes", "vector")),
+    "frame_skip": COUNT,
+    "frame_stack": COUNT,
+    "screen_size": COUNT,
+    "noop_max": COUNT_OR_ZERO,
+    "max_episode_frames": COUNT,
+    "max_episode_steps": COUNT,
+    "repeat_action_probability": FRACTION,
+    "sticky_action_prob": FRACTION,
+    "full_action_space": FLAG,
+    "fire_on_reset": FLAG,
+    "terminal_on_life_loss": FLAG,
+    "clip_reward": FLAG,
 }
 
 _ABSENT = object()
@@ -132,8 +153,10 @@ def check_cell(cfg: DictConfig) -> None:
         _check_budget(cfg)
     if is_ours(cfg, "quant"):
         _check_leaves(cfg, "quant", QUANT_RULES)
+    if is_ours(cfg, "env"):
+        _check_leaves(cfg, "env", ENV_RULES)
     _check_sweep_name(cfg)
-    _check_hidden_sizes(cfg)
+    _check_network(cfg)
     spaces.check_spaces(cfg)
 
 
@@ -177,15 +200,28 @@ def _check_sweep_name(cfg: DictConfig) -> None:
         )
 
 
-def _check_hidden_sizes(cfg: DictConfig) -> None:
-    sizes = OmegaConf.select(cfg, "network.hidden_sizes", default=_ABSENT)
-    if sizes is _ABSENT or not is_ours(cfg, "network"):
+def _check_network(cfg: DictConfig) -> None:
+    if not is_ours(cfg, "network"):
         return
-    if not OmegaConf.is_list(sizes) or not sizes or not all(COUNT.admits(size) for size in sizes):
+    lists = ("hidden_sizes", "channels", "kernel_sizes", "strides")
+    found = {key: cfg.network[key] for key in lists if key in cfg.network}
+    for key, sizes in found.items():
+        if not _are_counts(sizes):
+            raise ConfigError(
+                f"network.{key}={_spelled(sizes)} will not do: it must be a list of"
+                " whole numbers of at least 1, such as [128,128]."
+            )
+    convolutions = {key: len(found[key]) for key in lists[1:] if key in found}
+    if len(set(convolutions.values())) > 1:
         raise ConfigError(
-            f"network.hidden_sizes={_spelled(sizes)} will not do: it must be a list of"
-            " whole numbers of at least 1, such as [128,128]."
+            "network.channels, network.kernel_sizes and network.strides need one number per"
+            f" convolution each, and have {', '.join(map(str, convolutions.values()))}."
         )
+    _check_value(cfg, "network.hidden_size", COUNT)
+
+
+def _are_counts(sizes: Any) -> bool:
+    return OmegaConf.is_list(sizes) and bool(sizes) and all(COUNT.admits(size) for size in sizes)
 
 
 def _check_budget(cfg: DictConfig) -> None:

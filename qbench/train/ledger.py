@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from qbench.replay import ReplayBuffer, ReplaySampler
+from qbench.replay import Replay, ReplaySampler
 from qbench.types import Learner
 
 Bytes = dict[str, int]
@@ -23,7 +23,7 @@ class HoldsCache(Protocol):
         ...
 
 
-def measure(learner: Learner, replay: ReplayBuffer, sampler: ReplaySampler) -> Bytes:
+def measure(learner: Learner, replay: Replay, sampler: ReplaySampler) -> Bytes:
     """The ledger of a learner that has done at least one update.
 
     Returns:
@@ -32,17 +32,17 @@ def measure(learner: Learner, replay: ReplayBuffer, sampler: ReplaySampler) -> B
     """
     num_seeds = len(learner.alive)
     activations = saved_bytes(learner, sampler)
-    target = getattr(learner, "target_network", None)
-    moments = learner.optimizer.moments()  # type: ignore[attr-defined]
-    cached = [cached_tensors(module) for module in (learner.network, target) if module is not None]
+    trained, targets = learner.trained().values(), learner.targets().values()
+    optimizers = learner.optimizers()
+    cached = [tensor for network in (*trained, *targets) for tensor in cached_tensors(network)]
     total = {
-        "weights": _num_bytes(learner.network.parameters()),
-        "gradients": _num_bytes([learner.optimizer.grad]),  # type: ignore[attr-defined]
-        "optimizer": _num_bytes(moments),
-        "target": _num_bytes(target.parameters()) if target is not None else 0,
+        "weights": _num_bytes(p for network in trained for p in network.parameters()),
+        "gradients": _num_bytes(optimizer.grad for optimizer in optimizers),
+        "optimizer": _num_bytes(m for optimizer in optimizers for m in optimizer.moments()),
+        "target": _num_bytes(p for network in targets for p in network.parameters()),
         "activations": activations,
         "replay": replay.num_bytes,
-        "other": _num_bytes(tensor for tensors in cached for tensor in tensors),
+        "other": _num_bytes(cached),
     }
     return {name: count // num_seeds for name, count in total.items()}
 
@@ -57,14 +57,14 @@ def inference_only(module: nn.Module, num_seeds: int) -> Bytes:
 
 
 def saved_bytes(learner: Learner, sampler: ReplaySampler) -> int:
-    """Bytes that one forward of the loss keeps for its backward, all seeds.
+    """Bytes that a forward keeps for its backward, all seeds; the largest of the losses.
 
     Unique storages seen by `saved_tensors_hooks`, parameters excluded, the minibatch's
     observations included. A copy of the learner is used: a forward moves ranges.
     """
     copied = copy.deepcopy(learner)
-    copied.network.train()
-    parameters = {p.untyped_storage().data_ptr() for p in copied.network.parameters()}
+    networks = copied.trained().values()
+    parameters = {p.untyped_storage().data_ptr() for n in networks for p in n.parameters()}
     batch = sampler.sample(1)[0]
     batch = batch._replace(**{name: value.clone() for name, value in batch._asdict().items()})
     seen: dict[int, int] = {}
@@ -75,10 +75,13 @@ def saved_bytes(learner: Learner, sampler: ReplaySampler) -> int:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    largest = 0
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss, _ = copied.loss(batch)  # type: ignore[attr-defined]
-    del loss
-    return sum(seen.values())
+        for loss in copied.losses(batch):
+            largest = max(largest, sum(seen.values()))
+            seen.clear()
+            del loss
+    return largest
 
 
 def cached_tensors(module: nn.Module) -> list[Tensor]:

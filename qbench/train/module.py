@@ -1,7 +1,9 @@
 """The RL loop as a LightningModule: one training_step is a chunk of many cycles."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +13,9 @@ from torch import Tensor
 from qbench.collect import Collector, Episode
 from qbench.replay import ReplaySampler
 from qbench.schedule import crossed
+from qbench.train.average import Average
 from qbench.train.build import Loop
-from qbench.types import FloatArray, Learner, Metrics
+from qbench.types import Learner, Metrics
 
 
 class PopulationModule(LightningModule):
@@ -41,8 +44,9 @@ class PopulationModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.learner = learner
-        self.network = learner.network
-        self.target_network = getattr(learner, "target_network", None)
+        # As attributes they are in checkpoints; `network` is the deployed one.
+        for name, network in {**learner.trained(), **learner.targets()}.items():
+            setattr(self, name, network)
         self.collector = collector
         self.loop = loop
         self.stops = stops
@@ -51,11 +55,11 @@ class PopulationModule(LightningModule):
         self.snapshots = snapshots
         self.train_s = 0.0
         self._sums: dict[str, Tensor] = {}
-        self._num_updates = 0
+        self._counts: Counter[str] = Counter()
 
     def configure_optimizers(self) -> Any:
         """The learner's own, so that checkpoints hold its moments."""
-        return self.learner.optimizer.adam  # type: ignore[attr-defined]
+        return [optimizer.adam for optimizer in self.learner.optimizers()]
 
     def training_step(self, sampler: ReplaySampler, batch_idx: int) -> None:
         """Run cycles up to the chunk's end."""
@@ -79,26 +83,27 @@ class PopulationModule(LightningModule):
         self.learner.set_learning_rate(self.loop.learning_rate(now))
         for batch in sampler.sample(self.loop.gradient_steps):
             self._accumulate(self.learner.update(batch))
+        self.snapshots.average.update()
         if crossed(self.loop.target_update_interval, before, now):
             self.learner.sync_target(self.loop.tau)
 
     def _accumulate(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-        self._num_updates += 1
+            self._counts[name] += 1
 
     def take_metrics(self) -> dict[str, list[float]]:
         """Means per seed over the updates since the last call: name -> [S]; empty without any."""
-        means = {name: (total / self._num_updates).tolist() for name, total in self._sums.items()}
-        self._sums, self._num_updates = {}, 0
+        means = {name: (total / self._counts[name]).tolist() for name, total in self._sums.items()}
+        self._sums, self._counts = {}, Counter()
         return means
 
     @property
     def mean_loss(self) -> float:
         """Over seeds and over the updates since `take_metrics`; NaN without any."""
-        if not self._num_updates:
+        if not self._counts["loss"]:
             return float("nan")
-        return float(self._sums["loss"].mean()) / self._num_updates
+        return float(self._sums["loss"].mean()) / self._counts["loss"]
 
     def take_episodes(self) -> list[Episode]:
         """The episodes that ended since the last call."""
@@ -111,7 +116,7 @@ class Kept(NamedTuple):
 
     env_step: int
     is_alive: bool
-    observations: FloatArray  # of its replay at that time
+    observations: Path  # a sample of its replay at that time
     tensors: list[Tensor]
 
 
@@ -122,13 +127,19 @@ class Snapshots:
 
     Args:
         learner: whose network is kept, row by row.
+        average: its averaged weights, which are what is kept.
         total_episodes: episodes per seed; None: no such limit.
-        observe: seed index -> observations of its replay as it stands.
+        observe: seed index -> file of observations of its replay as it stands.
     """
 
     def __init__(
-        self, learner: Learner, total_episodes: int | None, observe: Callable[[int], FloatArray]
+        self,
+        learner: Learner,
+        average: Average,
+        total_episodes: int | None,
+        observe: Callable[[int], Path],
     ) -> None:
+        self.average = average
         self._learner = learner
         self._observe = observe
         self._tensors = [*learner.network.parameters(), *learner.network.buffers()]
@@ -164,13 +175,15 @@ class Snapshots:
         return [kept for _, kept in sorted(self._kept.items())]
 
     def _keep(self, k: int, env_step: int) -> None:
-        tensors = [tensor[k].detach().clone() for tensor in self._tensors]
+        with self.average.applied():
+            tensors = [tensor[k].detach().clone() for tensor in self._tensors]
         is_alive = bool(self._learner.alive[k])
         self._kept[k] = Kept(env_step, is_alive, self._observe(k), tensors)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the kept seeds back into the network."""
+        """Make the network the averaged one, and finished seeds what they were at their end."""
+        self.average.apply()
         for k, kept in self._kept.items():
             for tensor, value in zip(self._tensors, kept.tensors, strict=True):
                 tensor[k].copy_(value)

@@ -6,11 +6,10 @@ Gymnasium is imported inside functions: help and `--cfg job` never pay for it.
 import difflib
 import functools
 import json
-import math
 import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,21 +20,36 @@ from qbench.train.errors import ConfigError, Incompatible
 if TYPE_CHECKING:
     from gymnasium import Space
 
-# Action space that an algorithm needs, and an env to try it on.
-ACTION_SPACES = {"DQN": ("Discrete", "env=cartpole"), "DDPG": ("Box", "env=gym env.id=Pendulum-v1")}
+    from qbench.types import EnvSpec
+
+# Action space that an algorithm needs, and the algorithm for the other one.
+ACTION_SPACES = {"DQN": ("Discrete", "algo=ddpg"), "DDPG": ("Box", "algo=dqn")}
 
 # Our extras, by how Gymnasium or an env id calls them.
 EXTRAS = {"ale": "atari", "atari": "atari", "mujoco": "mujoco", "minatar": "minatar"}
 
 
+# What takes env ids that Gymnasium does not know by itself.
+FAMILIES = {"ALE": "env=atari with the same env.id", "MinAtar": "env=minatar_breakout or a sibling"}
+
+
+class Described(NamedTuple):
+    """An env as it is played."""
+
+    obs: "Space[Any]"
+    action: "Space[Any]"
+    spec: "EnvSpec"
+
+
 def check_env_id(cfg: DictConfig) -> None:
-    """The id must be given for env=gym, and only there."""
+    """The id must be given where the env's file leaves it open, and only there."""
     choice = cells.canonical_choice(cfg, "env")
     env_id = OmegaConf.select(cfg, "env.id")
-    if choice == "gym" and env_id is None:
-        raise ConfigError("env=gym needs env.id=<a registered id>, such as env.id=CartPole-v0.")
     own_id = cells.file_content(cells.choice_file(cfg, "env", choice)).get("id")
-    if choice != "gym" and own_id is not None and env_id != own_id:
+    if own_id == "???" and env_id is None:
+        example = "ALE/Asterix-v5" if choice == "atari" else "CartPole-v0"
+        raise ConfigError(f"env={choice} needs env.id=<a registered id>, such as {example}.")
+    if own_id not in (None, "???", env_id):
         raise ConfigError(
             f"env.id={env_id} cannot be combined with env={choice}, whose settings are tuned"
             f" for {own_id}: use env=gym env.id={env_id}."
@@ -52,38 +66,78 @@ def check_spaces(cfg: DictConfig) -> None:
     """The env's spaces must suit the algorithm and the network, and its replay fit in memory."""
     if not is_ours(cfg, "env"):
         return
-    kwargs = OmegaConf.to_container(cfg.env.get("kwargs") or OmegaConf.create({}), resolve=True)
-    obs_space, action_space = _spaces(cfg.env.id, json.dumps(kwargs, sort_keys=True))
-    _check_action_space(cfg, action_space)
-    _check_obs_space(cfg, obs_space)
-    _check_memory(cfg, obs_space)
+    node = OmegaConf.to_container(cfg.env, resolve=True)
+    found = _describe(json.dumps(node, sort_keys=True))
+    _check_action_space(cfg, found.action)
+    _check_obs_space(cfg, found)
+    _check_memory(cfg, found.spec)
+
+
+def env_name(cfg: DictConfig) -> str:
+    """What messages call the env: its id, or its choice where it has none."""
+    return str(OmegaConf.select(cfg, "env.id") or cells.canonical_choice(cfg, "env"))
 
 
 def _check_action_space(cfg: DictConfig, space: "Space[Any]") -> None:
-    algo = str(OmegaConf.select(cfg, "algo.learner._target_")).rpartition(".")[2]
+    algo = _class_name(cfg, "algo.learner")
     needed, remedy = ACTION_SPACES.get(algo, (None, None))
     if needed is not None and type(space).__name__ != needed:
+        other = type(space).__name__ in ("Discrete", "Box")
         raise Incompatible(
-            f"{algo} needs a {needed} action space; {cfg.env.id} has {_described(space)}."
-            f" Try {remedy}."
+            f"{algo} needs a {needed} action space; {env_name(cfg)} has {_described(space)}."
+            f" Try {remedy if other else 'another env'}."
+        )
+    if needed == "Box" and not (space.is_bounded() and len(space.shape or ()) == 1):  # type: ignore[attr-defined]
+        raise Incompatible(
+            f"{algo} needs a one-dimensional Box of actions with finite bounds; {env_name(cfg)}"
+            f" has {_described(space)} from {space.low.min():g} to {space.high.max():g}."  # type: ignore[attr-defined]
+            " Rescale its actions by a gymnasium wrapper and register that env."
         )
 
 
-def _check_obs_space(cfg: DictConfig, space: "Space[Any]") -> None:
-    network = str(OmegaConf.select(cfg, "network._target_")).rpartition(".")[2]
-    is_vector = type(space).__name__ == "Box" and len(space.shape or ()) == 1
-    if network == "MLP" and is_ours(cfg, "network") and not is_vector:
+def _check_obs_space(cfg: DictConfig, found: Described) -> None:
+    network = _class_name(cfg, "network") if is_ours(cfg, "network") else ""
+    is_box = type(found.obs).__name__ == "Box"
+    is_vector = is_box and len(found.obs.shape or ()) == 1
+    is_image = is_box and len(found.obs.shape or ()) == 3 and found.spec.obs_high is not None
+    choice = cells.canonical_choice(cfg, "network")
+    if network == "MLP" and not is_vector:
         raise Incompatible(
-            f"network=mlp takes a one-dimensional Box of observations; {cfg.env.id} has"
-            f" {_described(space)}. Try env=cartpole."
+            f"network={choice} takes a one-dimensional Box of observations; {env_name(cfg)} has"
+            f" {_described(found.obs)}. Try {'network=cnn' if is_image else 'env=cartpole'}."
         )
+    if network == "CNN" and not is_image:
+        raise Incompatible(
+            f"network={choice} takes images of bytes [planes, height, width]; {env_name(cfg)} has"
+            f" {_described(found.obs)}. Try network=mlp."
+        )
+    if network == "CNN":
+        _check_kernels(cfg, found.spec.obs_shape)
+    if _class_name(cfg, "algo.learner") == "DDPG" and is_image:
+        raise Incompatible(f"DDPG takes vectors of observations; {env_name(cfg)} has images.")
 
 
-def _check_memory(cfg: DictConfig, obs_space: "Space[Any]") -> None:
+def _check_kernels(cfg: DictConfig, obs_shape: tuple[int, ...]) -> None:
+    size = min(obs_shape[1:])
+    for kernel, stride in zip(cfg.network.kernel_sizes, cfg.network.strides, strict=True):
+        if kernel > size:
+            raise Incompatible(
+                f"network.kernel_sizes={list(cfg.network.kernel_sizes)} do not fit the"
+                f" {obs_shape[1]}x{obs_shape[2]} images of {env_name(cfg)}: a kernel of {kernel}"
+                f" meets {size} pixels. Try network=cnn_minatar."
+            )
+        size = (size - kernel) // stride + 1
+
+
+def _class_name(cfg: DictConfig, key: str) -> str:
+    return str(OmegaConf.select(cfg, f"{key}._target_")).rpartition(".")[2]
+
+
+def _check_memory(cfg: DictConfig, spec: "EnvSpec") -> None:
     """The replay is the one thing that grows with seeds; it must fit before it is allocated."""
-    if not is_ours(cfg, "replay") or obs_space.shape is None:
+    if not is_ours(cfg, "replay"):
         return
-    per_seed = cfg.replay.capacity * row_bytes(obs_space.shape)
+    per_seed = cfg.replay.capacity * spec.transition_bytes
     have = available_bytes()
     if have is None or cfg.num_seeds * per_seed <= have:
         return
@@ -91,17 +145,12 @@ def _check_memory(cfg: DictConfig, obs_space: "Space[Any]") -> None:
     remedy = (
         f"num_seeds={fitting} is the most that fits"
         if fitting
-        else f"replay.capacity={have // row_bytes(obs_space.shape)} is the most that fits one seed"
+        else f"replay.capacity={have // spec.transition_bytes} is the most that fits one seed"
     )
     raise ConfigError(
         f"num_seeds={cfg.num_seeds} x replay.capacity={cfg.replay.capacity} needs"
         f" {_gib(cfg.num_seeds * per_seed)} of memory and {_gib(have)} are available: {remedy}."
     )
-
-
-def row_bytes(obs_shape: tuple[int, ...]) -> int:
-    """Bytes of one stored transition; equal to `qbench.replay.row_bytes`, which imports torch."""
-    return 4 * (2 * math.prod(obs_shape) + 3)
 
 
 def available_bytes() -> int | None:
@@ -123,25 +172,33 @@ def available_bytes() -> int | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _spaces(env_id: str, kwargs: str) -> "tuple[Space[Any], Space[Any]]":
-    """Observation and action space, read off an instance: some depend on the kwargs."""
-    import gymnasium
+def _describe(node: str) -> Described:
+    """Spaces and spec, read off an instance: some depend on the kwargs."""
+    from hydra.utils import instantiate
 
+    config = json.loads(node)
     try:
         with warnings.catch_warnings(action="ignore"):
-            env = gymnasium.make(env_id, disable_env_checker=True, **json.loads(kwargs))
-            spaces = env.observation_space, env.action_space
+            factory = instantiate(config, _convert_="all")
+            env = factory.make()
+            found = Described(env.observation_space, env.action_space, factory.describe())
             env.close()
     except Exception as error:  # A foreign constructor may raise anything.
-        raise ConfigError(_why_not(env_id, error)) from error
-    return spaces
+        cause = error.__cause__ or error
+        raise ConfigError(_why_not(str(config.get("id")), cause)) from error
+    return found
 
 
-def _why_not(env_id: str, error: Exception) -> str:
+def _why_not(env_id: str, error: BaseException) -> str:
     """Why `gymnasium.make` refused, and what to do about it."""
     from gymnasium import error as gym_error
 
     said = " ".join(str(error).split())
+    family = env_id.partition("/")[0]
+    if isinstance(error, gym_error.NamespaceNotFound) and family in FAMILIES:
+        return f"env.id={env_id} is not one of env=gym: use {FAMILIES[family]}."
+    if said.startswith("env.") or "pip install" in said:
+        return said  # It is a sentence of ours, or as good as one.
     extra = _missing_extra(env_id, said)
     if isinstance(error, gym_error.DependencyNotInstalled | gym_error.NamespaceNotFound) and extra:
         return f'env.id={env_id} is not installed: pip install "{extra}".'

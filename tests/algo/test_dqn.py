@@ -106,9 +106,9 @@ def test_hard_sync_copies_and_soft_sync_blends():
     with torch.no_grad():
         learner.network.weight.fill_(10.0)
     learner.sync_target(0.1)
-    assert learner.target_network.weight[0, 0, 0].item() == pytest.approx(0.9 * 2 + 0.1 * 10)
+    assert learner.target.network.weight[0, 0, 0].item() == pytest.approx(0.9 * 2 + 0.1 * 10)
     learner.sync_target(1.0)
-    assert torch.equal(learner.target_network.weight, learner.network.weight)
+    assert torch.equal(learner.target.network.weight, learner.network.weight)
 
 
 def test_greedy_action_is_the_best():

@@ -10,6 +10,7 @@ from qbench import streams
 from qbench.algo.dqn import DQN
 from qbench.algo.exploration import EpsilonGreedy
 from qbench.collect import Collector
+from qbench.env.stepping import SerialEnvs
 from qbench.quant.none import NoQuant
 from qbench.replay import ReplayBuffer, ReplaySampler
 from qbench.types import EnvSpec
@@ -57,14 +58,11 @@ def test_the_values_of_a_chain_are_learned(quant, tolerance):
     )
     replay = ReplayBuffer(capacity=5000, num_seeds=3, spec=spec, device=torch.device("cpu"))
     collector = Collector(
-        envs=[Chain() for _ in seeds],
+        envs=SerialEnvs([Chain() for _ in seeds]),
         env_seeds=seeds,
         learner=learner,
         explore=EpsilonGreedy(
-            epsilon=lambda env_step: 0.5,
-            learning_starts=200,
-            num_actions=2,
-            uniforms=streams.Uniforms(seeds, "explore"),
+            start=0.5, end=0.5, env_steps=1, learning_starts=200, spec=spec, seeds=seeds
         ),
         replay=replay,
     )

@@ -7,12 +7,14 @@ from qbench import records
 from qbench.evaluate.__main__ import main
 from tests.train.test_cell import run
 
+ENV = "env: {{_target_: qbench.env.gym.GymnasiumEnv, id: {}, kwargs: {{}}, stepping: serial}}"
+
 
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory):
     run_dir = run(tmp_path_factory.mktemp("evaluate") / "cell", "quant=qat8")
     (run_dir / ".hydra").mkdir()
-    (run_dir / ".hydra" / "config.yaml").write_text("env: {id: CartPole-v1, kwargs: {}}")
+    (run_dir / ".hydra" / "config.yaml").write_text(ENV.format("CartPole-v1"))
     records.write_status(run_dir, "done")
     return run_dir
 
@@ -29,7 +31,7 @@ def test_it_plays_the_stored_networks_to_the_same_returns(cell, capsys):
     [
         (lambda d: records.write_status(d, "interrupted"), "is not finished: its state is interr"),
         (
-            lambda d: (d / ".hydra" / "config.yaml").write_text("env: {id: 'os:X', kwargs: {}}"),
+            lambda d: (d / ".hydra" / "config.yaml").write_text(ENV.format("'os:X'")),
             "':'",
         ),
         (lambda d: (d / ".hydra" / "config.yaml").write_text("a: b"), "does not name an env"),

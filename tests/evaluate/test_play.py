@@ -1,10 +1,13 @@
 """Greedy episodes: held-out seeds, first episodes, the same ones for every agent."""
 
+import sys
+
 import gymnasium
 import numpy as np
 
 from qbench import streams
 from qbench.evaluate import EVAL_ENV_SEED, greedy, play
+from qbench.types import EnvSpec
 from tests.toys import Counter
 
 
@@ -44,7 +47,25 @@ def test_each_agent_acts_in_its_own_envs():
 def test_greedy_takes_each_agents_best_action():
     policies = [lambda obs: np.array([[0.0, 1.0]] * len(obs)), lambda obs: -obs]
     obs = np.array([[[3.0, 4.0]], [[3.0, 4.0]]])
-    assert greedy(policies)(obs).tolist() == [[1], [0]]
+    spec = EnvSpec(id="toy", obs_shape=(2,), num_actions=2)
+    assert greedy(policies, spec)(obs).tolist() == [[1], [0]]
+
+
+def test_outputs_are_the_actions_of_a_box():
+    spec = EnvSpec(id="toy", obs_shape=(2,), action_low=(0, 0), action_high=(1, 1))
+    obs = np.array([[[0.25, 0.5]]])
+    assert greedy([lambda rows: rows / 2], spec)(obs).tolist() == [[[0.125, 0.25]]]
+
+
+def test_more_episodes_than_envs_at_once_are_played_in_waves(monkeypatch):
+    monkeypatch.setattr(sys.modules["qbench.evaluate.play"], "MAX_ENVS", 4)
+    Recorded.instances = []
+    policy = lambda obs: np.ones(obs.shape[:2], np.int64)  # noqa: E731
+    played = play(policy, Recorded, num_seeds=2, num_episodes=5)
+    assert [env.seeds[0] - EVAL_ENV_SEED for env in Recorded.instances] == [
+        0, 1, 0, 1, 2, 3, 2, 3, 4, 4,
+    ]  # fmt: skip
+    assert played.returns.tolist() == [[2.0] * 5] * 2
 
 
 def test_returns_are_those_of_one_env_played_alone():

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from qbench.quant.integer import IntegerLinear, pack_int4, unpack_int4
+from qbench.quant.integer import IntegerLayer, pack_int4, unpack_int4
 
 
 def layer(multiplier, shift, zero=0, low=0, top=15):
-    return IntegerLinear(
+    return IntegerLayer(
         weight=np.array([[1]], np.int8),
         bias=np.array([0], np.int32),
         bits=8,
@@ -48,7 +48,7 @@ def test_every_int4_code_survives_packing():
 
 
 def test_the_bias_is_added_to_the_product():
-    linear = IntegerLinear(
+    linear = IntegerLayer(
         weight=np.array([[2, -3], [1, 1]], np.int8), bias=np.array([10, -1], np.int32), bits=8
     )
     assert linear.accumulate(np.array([[4.0, 5.0]])).tolist() == [[3.0, 8.0]]

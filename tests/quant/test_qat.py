@@ -12,7 +12,7 @@ from qbench.algo.dqn import DQN
 from qbench.deploy import npz
 from qbench.quant import agreement, fake
 from qbench.quant.integer import IntegerNetwork
-from qbench.quant.linear import QuantLinear
+from qbench.quant.layer import QuantLayer
 from qbench.quant.none import NoQuant
 from qbench.quant.ptq import PTQ
 from qbench.quant.qat import QAT
@@ -26,7 +26,7 @@ def scheme(bits=8, cls=QAT, **changes):
     activations = {"bits": bits, "input_bits": 8, "range": "moving_average", "grid": "zero_point"}
     for key, value in changes.items():
         (weights if key in weights and key != "bits" else activations)[key] = value
-    return cls(weights=weights, activations=activations)
+    return cls(weights=weights, activations=activations, scope="actor")
 
 
 def observed(scheme, num_seeds=2, num_batches=30, hidden_sizes=(120, 84)):
@@ -77,7 +77,7 @@ def test_prepared_layers_hold_the_same_parameters():
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
 def test_every_tensor_is_quantized_and_holds_at_most_two_to_the_bits_levels(bits, granularity):
     module = observed(scheme(bits, granularity=granularity))
-    found = [m for m in module.modules() if isinstance(m, QuantLinear)]
+    found = [m for m in module.modules() if isinstance(m, QuantLayer)]
     assert len(found) == 3 and not [m for m in module.modules() if type(m) is layers.Linear]
     inputs = {}
     for i, layer in enumerate(found):
@@ -95,7 +95,7 @@ def test_every_tensor_is_quantized_and_holds_at_most_two_to_the_bits_levels(bits
 
 def test_the_output_layer_may_have_bits_of_its_own():
     module = scheme(4, output_bits=8).prepare(q_population([0]))
-    found = [m.spec for m in module.modules() if isinstance(m, QuantLinear)]
+    found = [m.spec for m in module.modules() if isinstance(m, QuantLayer)]
     assert [s.weight_bits for s in found] == [4, 4, 8]
     assert [s.input_bits for s in found] == [8, 4, 4]
 
@@ -144,32 +144,32 @@ def test_acting_targets_and_double_dqn_move_no_range():
     batch = random_batch(2)._replace(next_obs=1000 * random_batch(2).next_obs)
     highest = max(
         high.max()
-        for high in (m.input_high for m in learner.network.modules() if isinstance(m, QuantLinear))
+        for high in (m.input_high for m in learner.network.modules() if isinstance(m, QuantLayer))
     )
-    before = ranges(learner.target_network)
+    before = ranges(learner.target.network)
     learner.act(batch.next_obs)
     learner.update(batch)
     after = max(
         high.max()
-        for high in (m.input_high for m in learner.network.modules() if isinstance(m, QuantLinear))
+        for high in (m.input_high for m in learner.network.modules() if isinstance(m, QuantLayer))
     )
     assert after < 2 * highest
-    assert same(before, ranges(learner.target_network))
+    assert same(before, ranges(learner.target.network))
 
 
 def test_target_sync_copies_ranges_whole_even_when_soft():
     learner = learner_of(observed(scheme()))
     for i in range(5):
         learner.update(random_batch(2, first_seed=i)._replace(obs=5 * random_batch(2).obs))
-    assert not same(learner.network.buffers(), learner.target_network.buffers())
+    assert not same(learner.network.buffers(), learner.target.network.buffers())
     learner.sync_target(0.01)
-    assert same(learner.network.buffers(), learner.target_network.buffers())
+    assert same(learner.network.buffers(), learner.target.network.buffers())
 
 
 def test_cached_codes_follow_updates_and_syncs():
     learner = learner_of(observed(scheme()))
     obs = observations(2, 20)
-    learner.act(obs), learner.target_network(obs)
+    learner.act(obs), learner.target.network(obs)
     for i in range(5):
         learner.update(random_batch(2, first_seed=i))
     learner.sync_target(1.0)
@@ -178,7 +178,7 @@ def test_cached_codes_follow_updates_and_syncs():
     with torch.no_grad():
         expected = fresh(obs)
         assert torch.equal(learner.network(obs), expected)
-        assert torch.equal(learner.target_network(obs), expected)
+        assert torch.equal(learner.target.network(obs), expected)
 
 
 @pytest.mark.parametrize("num_seeds", [2, 5])
@@ -370,9 +370,7 @@ class EndsInReLU(Bare):
         return super().forward(x).relu()
 
 
-@pytest.mark.parametrize(
-    ("make", "said"), [(Twice, "each Linear used once"), (EndsInReLU, "end in")]
-)
+@pytest.mark.parametrize(("make", "said"), [(Twice, "each layer used"), (EndsInReLU, "end in")])
 def test_chains_that_the_integer_network_cannot_hold_are_refused(make, said):
     module = scheme().prepare(layers.populate(make, [0]))
     with pytest.raises(ConversionError, match=said):

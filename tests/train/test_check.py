@@ -56,10 +56,14 @@ def test_what_can_be_trained_passes(composed, choices):
         ("~replay", "replay was removed but is needed: leave out ~replay."),
         ("+typo=1", "typo is not a key that anything reads"),
         ("env=gym", "env=gym needs env.id="),
+        ("env=atari", "env=atari needs env.id="),
         ("env=gym env.id=Catpole-v1", "env.id=Catpole-v1 is not registered: the nearest ids are"),
-        ("env=gym env.id=ALE/Nothing-v5", '".[atari]"'),
+        ("env=gym env.id=ALE/Pong-v5", "use env=atari with the same env.id."),
+        ("env=gym env.id=MinAtar/Breakout-v1", "use env=minatar_breakout or a sibling."),
         ("env.id=Acrobot-v1", "use env=gym env.id=Acrobot-v1."),
-        ("+env.kwargs.wind=1", "env.kwargs does not suit CartPole-v1"),
+        ("env=lunarlander +env.kwargs.wid=1", "env.kwargs does not suit LunarLander-v3"),
+        ("+env.kwargs.wind=1", "env.stepping=vector is written for CartPole-v1 without kwargs"),
+        ("env.stepping=fast", "it must be serial or processes or vector."),
     ],
 )
 def test_a_wrong_value_is_one_sentence(composed, overrides, sentence):
@@ -94,12 +98,6 @@ def test_a_replay_that_does_not_fit_names_the_number_of_seeds_that_does(composed
     check_cell(composed("num_seeds=3"))
     monkeypatch.setattr(spaces, "available_bytes", lambda: 440_000)
     assert "replay.capacity=10000 is the most that fits one seed" in refusal(composed())
-
-
-def test_a_row_of_the_replay_is_counted_as_the_replay_counts_it():
-    replay = pytest.importorskip("qbench.replay")
-    for shape in [(4,), (8,), (4, 84, 84)]:
-        assert spaces.row_bytes(shape) == replay.row_bytes(shape)
 
 
 def test_foreign_classes_are_left_alone(composed):

@@ -1,11 +1,14 @@
 """The loop, against lists of events written by hand, and what is kept of a finished seed."""
 
-import numpy as np
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from qbench.collect import Episode
 from qbench.schedule import Linear
+from qbench.train.average import Average
 from qbench.train.build import Loop
 from qbench.train.data import ReplayDataModule, chunk_stops
 from qbench.train.module import PopulationModule, Snapshots
@@ -18,6 +21,15 @@ class Learner:
         self.network = torch.nn.Linear(1, 2, bias=False)  # one weight per seed
         self.alive = torch.tensor([True, True])
         self.events = []
+
+    def trained(self):
+        return {"network": self.network}
+
+    def targets(self):
+        return {}
+
+    def optimizers(self):
+        return [SimpleNamespace(flat=self.network.weight.data)]
 
     def update(self, batch):
         self.events.append(f"update {batch}")
@@ -53,6 +65,10 @@ class Sampler:
         return list(range(self.drawn - num_batches, self.drawn))
 
 
+def observations(k):
+    return Path(f"{k}.npz")
+
+
 def make_module(stops, learning_starts=8, total_episodes=None, ends=()):
     learner = Learner()
     loop = Loop(
@@ -62,6 +78,7 @@ def make_module(stops, learning_starts=8, total_episodes=None, ends=()):
         learning_starts=learning_starts,
         target_update_interval=8,
         tau=0.25,
+        average_weight=1.0,
         learning_rate=Linear(start=1.0, end=0.0, env_steps=20),
     )
     module = PopulationModule(
@@ -69,7 +86,7 @@ def make_module(stops, learning_starts=8, total_episodes=None, ends=()):
         collector=Collector(learner.events, ends),
         loop=loop,
         stops=stops,
-        snapshots=Snapshots(learner, total_episodes, lambda k: np.zeros(1)),
+        snapshots=Snapshots(learner, Average(learner, 1.0), total_episodes, observations),
     )
     return module, learner
 
@@ -109,7 +126,7 @@ def test_metrics_are_means_since_the_last_call():
 
 def test_a_finished_seed_is_kept_and_the_others_go_on():
     learner = Learner()
-    snapshots = Snapshots(learner, 2, lambda k: np.full(1, float(k)))
+    snapshots = Snapshots(learner, Average(learner, 1.0), 2, observations)
     weight = learner.network.weight.data
     weight[:, 0] = torch.tensor([1.0, 2.0])
     first, second = Episode(0, 5, 1.0, 5), Episode(0, 9, 1.0, 4)
@@ -121,8 +138,8 @@ def test_a_finished_seed_is_kept_and_the_others_go_on():
     assert snapshots.take([Episode(0, 12, 1.0, 3), other]) == [other]
     assert not snapshots.are_complete
     kept = snapshots.keep_rest(20)
-    found = [(seed.env_step, seed.is_alive, seed.observations[0]) for seed in kept]
-    assert found == [(9, True, 0.0), (20, True, 1.0)]
+    found = [(seed.env_step, seed.is_alive, seed.observations) for seed in kept]
+    assert found == [(9, True, Path("0.npz")), (20, True, Path("1.npz"))]
     snapshots.restore()
     assert weight[:, 0].tolist() == [1.0, 40.0]
 
@@ -154,3 +171,32 @@ def test_the_loader_hands_out_the_sampler_once_per_chunk():
     sampler = Sampler()
     loader = ReplayDataModule(sampler=sampler, num_chunks=3).train_dataloader()
     assert len(loader) == 3 and all(item is sampler for item in loader)
+
+
+def test_what_is_scored_is_the_average_and_what_trains_is_not():
+    learner = Learner()
+    weight = learner.network.weight.data
+    weight[:, 0] = torch.tensor([0.0, 4.0])
+    average = Average(learner, 0.25)
+    weight[:, 0] = torch.tensor([8.0, 4.0])
+    average.update()
+    average.update()  # 0 -> 2 -> 3.5
+    with average.applied():
+        assert weight[:, 0].tolist() == [3.5, 4.0]
+    assert weight[:, 0].tolist() == [8.0, 4.0]
+    snapshots = Snapshots(learner, average, 1, observations)
+    snapshots.take([Episode(0, 5, 1.0, 5)])
+    average.update()  # 3.5 -> 4.625 is after seed 0's end
+    snapshots.restore()
+    assert weight[:, 0].tolist() == [3.5, 4.0]
+
+
+def test_without_averaging_nothing_is_kept():
+    learner = Learner()
+    average = Average(learner, 1.0)
+    assert average.num_bytes == 0
+    assert Average(learner, 0.5).num_bytes == 2 * 4
+    learner.network.weight.data.fill_(3.0)
+    average.update()
+    with average.applied():
+        assert learner.network.weight[:, 0].tolist() == [3.0, 3.0]

@@ -1,7 +1,8 @@
-"""The quantized linear layer and its range."""
+"""The quantized layer, linear or convolutional, and its range."""
 
+import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,54 +15,59 @@ WIDENED = 1 + 2**-11
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearSpec:
+class LayerSpec:
     """How one layer is quantized."""
 
     weight_bits: int
     input_bits: int
     per_channel: bool  # one weight scale per output unit
     per_feature: bool  # one input range per feature
-    range: str  # min_max | moving_average
+    range: str  # min_max | moving_average | unit: [0, 1] for good
     grid: str  # zero_point | affine
 
 
-class QuantLinear(layers.Linear):
-    """Linear on quantized inputs, weights and biases (`qbench.quant.fake`).
+class QuantLayer(layers.Seeded):
+    """A layer on quantized inputs, weights and biases (`qbench.quant.fake`).
 
     The input's range moves in train mode with gradients on, and nowhere else. Codes are cached
     from one such forward to the next, and until the mode is set anew: whoever changes weights
     sets the mode before the next forward (an optimizer writes past autograd's version counters).
+
+    Args:
+        layer: whose Parameters are taken over, a `layers.Linear` or `layers.Conv2d`.
+        spec: how it is quantized.
     """
 
-    input_low: Tensor  # [S, 1, F] or [S, 1, 1]; above input_high until the first minibatch
+    input_low: Tensor  # [S, 1, F], [S, 1, 1] or [S, 1, 1, 1, 1]; above input_high until seen
     input_high: Tensor
 
-    def __init__(self, layer: layers.Linear, spec: LinearSpec) -> None:
+    def __init__(self, layer: layers.Seeded, spec: LayerSpec) -> None:
         super().__init__(layer.weight, layer.bias)
         self.spec = spec
-        num_seeds, _, in_features = layer.weight.shape
-        shape = (num_seeds, 1, in_features if spec.per_feature else 1)
-        self.register_buffer("input_low", layer.weight.new_full(shape, float("inf")))
-        self.register_buffer("input_high", layer.weight.new_full(shape, float("-inf")))
+        self.stride: tuple[int, int] | None = getattr(layer, "stride", None)
+        num_seeds, _, *rest = layer.weight.shape
+        shape = (num_seeds, 1, rest[0]) if spec.per_feature else (num_seeds, *[1] * (1 + len(rest)))
+        low, high = (0.0, 1.0) if spec.range == "unit" else (float("inf"), float("-inf"))
+        self.register_buffer("input_low", layer.weight.new_full(shape, low))
+        self.register_buffer("input_high", layer.weight.new_full(shape, high))
         self._cached: tuple[fake.Grid, fake.Codes] | None = None
 
-    def train(self, mode: bool = True) -> "QuantLinear":
+    def train(self, mode: bool = True) -> Self:
         """Set the mode; the cached codes are dropped."""
         self._cached = None
-        super().train(mode)
-        return self
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[S, B, F] -> [S, B, out]."""
-        if self.training and torch.is_grad_enabled():
+        """[S, B, ...] -> [S, B, out, ...]."""
+        is_learning = self.training and torch.is_grad_enabled()
+        if is_learning:
             self._observe(x.detach())
-            self._cached = grid, codes = self._encode()
-            quantized: Tensor = fake.FakeQuantLinear.apply(  # type: ignore[no-untyped-call]
-                x, self.weight, self.bias, grid, codes
-            )
-            return quantized
+            self._cached = self._encode()
         grid, codes = self.codes()
-        return fake.accumulate(fake.encode(x, grid).sub_(grid.centre), codes)
+        if is_learning or (x.requires_grad and torch.is_grad_enabled()):
+            # In eval mode too: an actor learns through a frozen critic.
+            return fake.apply(x, self.weight, self.bias, grid, codes, self.stride)
+        return fake.accumulate(fake.encode(x, grid).sub_(grid.centre), codes, self.stride)
 
     def codes(self) -> tuple[fake.Grid, fake.Codes]:
         """The input's grid and the layer's integers as they stand."""
@@ -85,7 +91,7 @@ class QuantLinear(layers.Linear):
         unseen = self.input_low > self.input_high
         low = self.input_low.masked_fill(unseen, -1.0)
         high = self.input_high.masked_fill(unseen, 1.0)
-        if not self.spec.per_feature:
+        if not self.spec.per_feature and self.spec.range != "unit":
             # The end of a range is often an accumulator's very value, and its multiples then lie
             # on rounding ties, where integers and floats part.
             low, high = low * WIDENED, high * WIDENED
@@ -98,8 +104,10 @@ class QuantLinear(layers.Linear):
 
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
-        """Move the range by one minibatch [S, B, F]."""
-        dims = 1 if self.spec.per_feature else (1, 2)
+        """Move the range by one minibatch [S, B, ...]."""
+        if self.spec.range == "unit":
+            return
+        dims = 1 if self.spec.per_feature else tuple(range(1, x.ndim))
         low = x.amin(dims).view_as(self.input_low)
         high = x.amax(dims).view_as(self.input_high)
         # A diverged seed's activations must not reach its range: it is frozen as it was.
@@ -119,11 +127,9 @@ class QuantLinear(layers.Linear):
 
     def take_seed(self, k: int) -> nn.Module:
         """Seed k's layer as a population of one with its own copies."""
-        one = layers.Linear(
-            nn.Parameter(self.weight[k : k + 1].detach().clone()),
-            nn.Parameter(self.bias[k : k + 1].detach().clone()),
-        )
-        taken = QuantLinear(one, self.spec)
-        taken.input_low.copy_(self.input_low[k : k + 1])
-        taken.input_high.copy_(self.input_high[k : k + 1])
+        taken = copy.copy(self)
+        tensors = {**self._parameters, **self._buffers}
+        row = {name: t[k : k + 1].detach().clone() for name, t in tensors.items() if t is not None}
+        taken._parameters = {name: nn.Parameter(row[name]) for name in self._parameters}
+        taken._buffers = {name: row[name] for name in self._buffers}
         return taken.train(self.training)

@@ -1,0 +1,78 @@
+"""CartPole-v1 for S seeds at once."""
+
+from collections.abc import Sequence
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from gymnasium.utils import seeding
+
+from qbench.types import ActionArray, FloatArray, IntArray, ObsArray, Stepped
+
+ID = "CartPole-v1"
+
+
+class CartPoleEnvs:
+    """S cart-poles as arrays; implements `types.Envs`.
+
+    Bit for bit what S envs from `gymnasium.make("CartPole-v1")` do, time limit included:
+    the same operations in the same order, float64 inside, float32 observations. Gymnasium's
+    CartPoleVectorEnv draws all resets from one generator and resets one step late.
+
+    Args:
+        num_envs: S.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        self._physics = CartPoleEnv()
+        self._max_episode_steps = gymnasium.spec(ID).max_episode_steps or 0
+        self._state = np.zeros((4, num_envs))  # x, x_dot, theta, theta_dot
+        self._length = np.zeros(num_envs, np.int64)
+
+    def reset(self, seeds: Sequence[int]) -> ObsArray:
+        """First observations [S, 4]; seeds the generators."""
+        self._generators = [seeding.np_random(seed)[0] for seed in seeds]
+        self._start(np.arange(len(self._generators)))
+        return self._obs()
+
+    def step(self, action: ActionArray) -> Stepped:
+        """Step every cart-pole by its action [S]."""
+        self._state = self._state + self._physics.tau * self._derivative(action)
+        self._length += 1
+        x, _, theta, _ = self._state
+        terminated = np.abs(x) > self._physics.x_threshold
+        terminated |= np.abs(theta) > self._physics.theta_threshold_radians
+        ended = terminated | (self._length >= self._max_episode_steps)
+        next_obs = obs = self._obs()
+        if ended.any():
+            self._start(np.flatnonzero(ended))
+            obs = self._obs()
+        reward = np.ones(len(ended), np.float32)
+        return Stepped(next_obs, obs, reward, terminated, ended, np.ones(len(ended)), ended)
+
+    def _derivative(self, action: ActionArray) -> FloatArray:
+        """Time derivative of the state [4, S]: Florian (2007), equations 23 and 24.
+
+        https://coneural.org/florian/papers/05_cart_pole.pdf
+        """
+        p = self._physics
+        _, x_dot, theta, theta_dot = self._state
+        force = np.where(action == 1, p.force_mag, -p.force_mag)
+        cos, sin = np.cos(theta), np.sin(theta)
+        temp = (force + p.polemass_length * np.square(theta_dot) * sin) / p.total_mass
+        theta_acc = (p.gravity * sin - cos * temp) / (
+            p.length * (4.0 / 3.0 - p.masspole * np.square(cos) / p.total_mass)
+        )
+        x_acc = temp - p.polemass_length * theta_acc * cos / p.total_mass
+        return np.array((x_dot, x_acc, theta_dot, theta_acc))
+
+    def _start(self, indices: IntArray) -> None:
+        for k in indices:
+            self._state[:, k] = self._generators[k].uniform(low=-0.05, high=0.05, size=(4,))
+            self._length[k] = 0
+
+    def _obs(self) -> ObsArray:
+        return np.ascontiguousarray(self._state.T, dtype=np.float32)
+
+    def close(self) -> None:
+        """Nothing is held."""
