@@ -85,12 +85,21 @@ class Conv2d(Seeded):
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, B, in, H, W] -> [S, B, out, H', W']."""
+        if not x.requires_grad and x.shape[2] < 16 and torch.is_grad_enabled():
+            # The first layer's weight gradient takes a third of the time from channels-last images.
+            images = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            x = images.unflatten(0, x.shape[:2])
         rows = zip(x, self.weight, self.bias, strict=True)
-        return torch.stack([F.conv2d(*row, stride=self.stride) for row in rows])
+        return joined([F.conv2d(*row, stride=self.stride) for row in rows])
 
     def plain(self) -> nn.Conv2d:
         out_channels, in_channels, *kernel = self.weight.shape[1:]
         return nn.Conv2d(in_channels, out_channels, tuple(kernel), self.stride)  # type: ignore[arg-type]
+
+
+def joined(members: Sequence[Tensor]) -> Tensor:
+    """The outputs of all seeds as one tensor; that of a single one is not copied."""
+    return torch.stack(list(members)) if len(members) > 1 else members[0].unsqueeze(0)
 
 
 class Flatten(nn.Module):

@@ -33,7 +33,7 @@ class PopulationAdam:
         used = sum(p[0].numel() for p in self._parameters)
         self._padding = torch.zeros_like(self.flat[:, used:])
         self.adam = torch.optim.Adam([self.flat], lr=learning_rate, fused=True)
-        self._max_grad_norm = float("inf") if max_grad_norm is None else max_grad_norm
+        self._max_grad_norm = max_grad_norm
         everyone = torch.ones(self.flat.shape[0], dtype=torch.bool, device=self.flat.device)
         self.alive = everyone if alive is None else alive
 
@@ -43,8 +43,9 @@ class PopulationAdam:
         torch.cat([*(g.flatten(1) for g in grads), self._padding], dim=1, out=self.grad)
         norm = torch.linalg.vector_norm(self.grad, dim=1)  # [S]
         self.alive &= norm.isfinite() & loss.detach().isfinite()
-        clip = (self._max_grad_norm / (norm + 1e-6)).clamp_(max=1.0)
-        self.grad.mul_(clip.unsqueeze(1))
+        if self._max_grad_norm is not None:
+            clip = (self._max_grad_norm / (norm + 1e-6)).clamp_(max=1.0)
+            self.grad.mul_(clip.unsqueeze(1))
         # On a CPU this look costs nothing; on a GPU the blend is cheaper than the wait.
         if self.flat.is_cuda or not bool(self.alive.all()):
             self._step_living()

@@ -51,6 +51,9 @@ class AtariEnv:
     Training may end an episode with each life and clip rewards; the agent's score is the
     game's own and is told beside them. Evaluation plays whole games through the same lives.
 
+    ale_py's AtariVectorEnv is not used: 0.12.1 refuses AutoresetMode.DISABLED, resets the game
+    at a lost life, presses FIRE for one frame only, and costs no less CPU time (450 us a step).
+
     Args:
         id: id of the game, such as "ALE/Pong-v5".
         emulator: fields of `Emulator`.

@@ -9,8 +9,11 @@ from gymnasium import spaces
 
 from qbench.env import cartpole
 from qbench.env.extras import tame_mujoco
-from qbench.env.stepping import VECTOR, check_stepping, make_envs
+from qbench.env.stepping import SERIAL, VECTOR, check_stepping, make_envs
 from qbench.types import Envs, EnvSpec
+
+MIN_VECTOR_SEEDS = 4
+"""Below, arrays are slower than envs one after the other; the bits are the same."""
 
 
 def spec_of(
@@ -57,9 +60,11 @@ class GymnasiumEnv:
 
     def make_training(self, num_seeds: int) -> Envs:
         """The envs of a population: the same as evaluated."""
-        if self._stepping == VECTOR:
-            return cartpole.CartPoleEnvs(num_seeds)
-        return make_envs(self._stepping, self.make, num_seeds)
+        if self._stepping != VECTOR:
+            return make_envs(self._stepping, self.make, num_seeds)
+        if num_seeds < MIN_VECTOR_SEEDS:
+            return make_envs(SERIAL, self.make, num_seeds)
+        return cartpole.CartPoleEnvs(num_seeds)
 
     def describe(self) -> EnvSpec:
         """Shapes and limits, read off an instance."""

@@ -71,9 +71,9 @@ class SerialEnvs:
         reward, score = np.empty(num_envs, np.float32), np.empty(num_envs)
         terminated, ended, is_over = np.empty((3, num_envs), np.bool_)
         for k, env in enumerate(self._envs):
-            next_obs[k], reward[k], terminated[k], truncated, info = env.step(action[k])
+            next_obs[k], earned, terminated[k], truncated, info = env.step(action[k])
             ended[k] = terminated[k] or truncated
-            score[k] = info.get("score", reward[k])
+            reward[k], score[k] = earned, info.get("score", earned)
             is_over[k] = info.get("is_over", ended[k])
         obs = self._reset_ended(next_obs, ended)
         return Stepped(next_obs, obs, reward, terminated, ended, score, is_over)

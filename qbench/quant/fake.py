@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qbench import layers
+
 Stride = tuple[int, int] | None
 BIAS_CODE_LIMIT = 2**23
 """Scales are floored so that no bias code exceeds this; a dead channel would overflow int32."""
@@ -189,12 +191,12 @@ class FakeQuantConv2d(torch.autograd.Function):
         grad_x = grad_weight = grad_bias = None
         if needs_weight:
             grad_bias = grad.sum((1, 3, 4))
-            grad_weight = torch.stack([pair[1] for pair in pairs])
+            grad_weight = layers.joined([pair[1] for pair in pairs])
             if not ctx.has_integer_zero:
                 grad_weight -= grad_bias[..., None, None, None] * (zero - centre)
             grad_weight *= grid_scale
         if needs_x:
-            grad_x = torch.stack([pair[0] for pair in pairs]).masked_fill_(outside, 0.0)
+            grad_x = layers.joined([pair[0] for pair in pairs]).masked_fill_(outside, 0.0)
             grad_x.div_(grid_scale)
         return grad_x, grad_weight, grad_bias, None, None, None
 
@@ -205,5 +207,5 @@ def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
         sums = torch.baddbmm(codes.bias.unsqueeze(1), centred, codes.weight.transpose(1, 2))
         return sums.mul_(codes.scale.unsqueeze(1))
     members = zip(centred, codes.weight, codes.bias, strict=True)
-    sums = torch.stack([F.conv2d(*member, stride=stride) for member in members])
+    sums = layers.joined([F.conv2d(*member, stride=stride) for member in members])
     return sums.mul_(codes.scale[:, None, :, None, None])

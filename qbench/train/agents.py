@@ -125,6 +125,7 @@ def _build_trainer(
         default_root_dir=run_dir,
         callbacks=[
             callbacks.Progress(parts, cfg.total_env_steps, label),
+            callbacks.TrimHeap(),
             callbacks.LogTraining(cfg.log_interval_env_steps, parts, recorder),
             evaluate,
             callbacks.Checkpoint(cfg.checkpoint_interval_env_steps, run_dir),

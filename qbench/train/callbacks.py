@@ -177,6 +177,17 @@ class Checkpoint(OnEnvStep):
         self.fire(trainer, pl_module)
 
 
+class TrimHeap(OnEnvStep):
+    """Keeps the peak memory about what training holds, not what it has freed."""
+
+    def __init__(self) -> None:
+        super().__init__(1000)  # 0.2 % of a training's time; LunarLander then stays within 4 %.
+
+    def fire(self, trainer: Trainer, module: PopulationModule) -> None:
+        """Trim."""
+        ledger.trim_heap()
+
+
 class MeasureMemory(Callback):
     """The ledger at the end of training, before Lightning takes the module off its device."""
 

@@ -1,6 +1,7 @@
 """The memory ledger: bytes that training holds, by what they are for (per seed)."""
 
 import copy
+import ctypes
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -106,6 +107,18 @@ def _status_bytes(field: str) -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"/proc/self/status has no {field}: peak memory needs Linux.")
+
+
+def trim_heap() -> None:
+    """Give the heap's free pages back to the system, where the C library is glibc.
+
+    torch's aligned buffers and a simulator's allocations (Box2D builds a world per episode) leave
+    holes between each other that glibc keeps: without this a training on LunarLander holds half a
+    gigabyte of them after 60,000 steps of six seeds, and its peak says nothing about the network.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def peak_device_bytes() -> int:
