@@ -117,6 +117,7 @@ def _build_trainer(
     return Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=1,
+        precision=cfg.trainer.precision,
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,

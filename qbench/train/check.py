@@ -80,6 +80,7 @@ RULES: dict[str, Number | OneOf] = {
     "replay.capacity": COUNT,
     "trainer.num_threads": COUNT,
     "trainer.accelerator": OneOf(("cpu", "gpu")),
+    "trainer.precision": OneOf(("32-true", "bf16-mixed")),
     "logger.mode": OneOf(("offline", "online", "disabled")),
 }
 
@@ -157,6 +158,7 @@ def check_cell(cfg: DictConfig) -> None:
         _check_leaves(cfg, "env", ENV_RULES)
     _check_sweep_name(cfg)
     _check_network(cfg)
+    _check_precision(cfg)
     spaces.check_spaces(cfg)
 
 
@@ -218,6 +220,16 @@ def _check_network(cfg: DictConfig) -> None:
             f" convolution each, and have {', '.join(map(str, convolutions.values()))}."
         )
     _check_value(cfg, "network.hidden_size", COUNT)
+
+
+def _check_precision(cfg: DictConfig) -> None:
+    """A grid of bfloat16 has no fake quantization; a scheme that trains nothing does not mind."""
+    trains_quantized = cells.canonical_choice(cfg, "quant") != "none" and not cells.needs_base(cfg)
+    if trains_quantized and cfg.trainer.precision != "32-true":
+        raise Incompatible(
+            f"trainer.precision={cfg.trainer.precision} rounds what fake quantization computes:"
+            " leave it out, or use quant=none or a quant=ptq."
+        )
 
 
 def _are_counts(sizes: Any) -> bool:

@@ -239,6 +239,21 @@ def test_the_ledger_equals_hand_counted_bytes(tmp_path):
     assert ledger["activations"] == 4 * (obs + hidden) + loss_bytes(batch)
 
 
+def test_bfloat16_halves_what_layers_keep_and_leaves_weights_float32(tmp_path):
+    full = run(tmp_path / "full")
+    half = run(tmp_path / "half", "trainer.precision=bf16-mixed")
+    kept, mixed = (records.read_summary(run_dir)["memory_bytes"] for run_dir in (full, half))
+    batch = 8
+    inputs = batch * 4 + batch * (12 + 8)  # of every layer
+    weights = 12 * 8 + 8 * 2  # bfloat16 copies, where a gradient goes on to the input
+    values = 8 * batch + (2 * 2 + 4) * batch  # actions, values of both, errors
+    assert kept["activations"] == 4 * inputs + loss_bytes(batch)
+    assert mixed["activations"] == 2 * inputs + 2 * weights + values
+    assert mixed["weights"] == kept["weights"]
+    losses = [[row["loss"] for row in rows(d) if row["kind"] == "train"] for d in (full, half)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
 def test_qat_keeps_codes_and_masks_beside_the_floats(tmp_path):
     ledger = records.read_summary(run(tmp_path / "cell", "quant=qat8"))["memory_bytes"]
     batch, sizes = 8, [(4, 12), (12, 8), (8, 2)]

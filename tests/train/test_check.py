@@ -21,6 +21,7 @@ def refusal(cfg):
         ["env=lunarlander", "quant=ptq"],
         ["env=gym", "env.id=CartPole-v0", "quant=qat4"],
         ["quant=qat8", "quant.weights.bits=2", "quant.weights.output_bits=8"],
+        ["quant=ptq8", "trainer.precision=bf16-mixed"],
         ["total_episodes=200", "n_jobs=1", "algo.learner.max_grad_norm=null"],
     ],
 )
@@ -52,6 +53,8 @@ def test_what_can_be_trained_passes(composed, choices):
         ("replay.capacity=10", "replay.capacity=10 is smaller than algo.loop.batch_size=64"),
         ("algo.loop.learning_starts=100001", "is beyond total_env_steps=100000"),
         ("network.hidden_sizes=[8,0]", "network.hidden_sizes=[8, 0] will not do"),
+        ("trainer.precision=bf16", "it must be 32-true or bf16-mixed."),
+        ("quant=qat8 trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed rounds what"),
         ("sweep=../elsewhere", "sweep=../elsewhere will not do"),
         ("~replay", "replay was removed but is needed: leave out ~replay."),
         ("+typo=1", "typo is not a key that anything reads"),
