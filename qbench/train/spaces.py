@@ -28,7 +28,6 @@ ACTION_SPACES = {"DQN": ("Discrete", "algo=ddpg"), "DDPG": ("Box", "algo=dqn")}
 # Our extras, by how Gymnasium or an env id calls them.
 EXTRAS = {"ale": "atari", "atari": "atari", "mujoco": "mujoco", "minatar": "minatar"}
 
-
 # What takes env ids that Gymnasium does not know by itself.
 FAMILIES = {"ALE": "env=atari with the same env.id", "MinAtar": "env=minatar_breakout or a sibling"}
 
@@ -56,6 +55,9 @@ def check_env_id(cfg: DictConfig) -> None:
         )
     if env_id is not None and not isinstance(env_id, str):
         raise ConfigError(f"env.id={env_id} will not do: it must be a name such as CartPole-v1.")
+    family = str(env_id).partition("/")[0]
+    if choice == "gym" and family in FAMILIES:
+        raise ConfigError(f"env.id={env_id} is not one of env=gym: use {FAMILIES[family]}.")
     if ":" in str(env_id) and not any("env.id=" in o for o in cfg.hydra.overrides.task):
         raise ConfigError(
             f"env.id={env_id} would import a module: that is only allowed on the command line."
@@ -194,9 +196,6 @@ def _why_not(env_id: str, error: BaseException) -> str:
     from gymnasium import error as gym_error
 
     said = " ".join(str(error).split())
-    family = env_id.partition("/")[0]
-    if isinstance(error, gym_error.NamespaceNotFound) and family in FAMILIES:
-        return f"env.id={env_id} is not one of env=gym: use {FAMILIES[family]}."
     if said.startswith("env.") or "pip install" in said:
         return said  # It is a sentence of ours, or as good as one.
     extra = _missing_extra(env_id, said)

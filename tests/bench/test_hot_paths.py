@@ -22,7 +22,7 @@ def _one_thread():
 
 def warm_parts(quant: str):
     """Parts whose replay is past `learning_starts` and whose network has learned a little."""
-    parts = workload.build_parts(NUM_SEEDS, 1, quant)
+    parts = workload.build_parts(workload.cartpole(NUM_SEEDS, 1, quant))
     parts.collector.collect(workload.LEARNING_STARTS)
     for batch in parts.sampler.sample(10):
         parts.learner.update(batch)
@@ -53,6 +53,6 @@ def test_sample(benchmark):
 @pytest.mark.parametrize("quant", SCHEMES)
 def test_training_step(benchmark, quant):
     benchmark.group = "100 env steps and updates of 8 seeds"
-    advance = workload.qbench_runner(NUM_SEEDS, 1, quant)
+    advance = workload.qbench_runner(workload.cartpole(NUM_SEEDS, 1, quant))
     advance(workload.LEARNING_STARTS)
     benchmark(advance, 100)

@@ -1,68 +1,103 @@
-"""The work that peers are compared on: CartPole DQN with the network and settings of CleanRL.
+"""The work that peers are compared on, as command lines of qbench.
 
-Double DQN, learning-rate decay and soft targets are off on qbench's side, because
-Stable-Baselines3 has none of them here: both do the same arithmetic per update.
+CartPole has the network and settings of CleanRL's dqn.py, Pong those of its dqn_atari.py with
+Stable-Baselines3's loss and clipping. Double DQN, learning-rate decay and soft targets are off
+on qbench's side, because Stable-Baselines3 has none of them here: both do the same arithmetic
+per update.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from hydra import compose, initialize_config_dir
 
 from qbench.train import build
+from qbench.train.average import Average
 from qbench.train.module import PopulationModule, Snapshots
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
-ENV_ID = "CartPole-v1"
-HIDDEN_SIZES = [120, 84]
-BATCH_SIZE = 128
-BUFFER_SIZE = 10_000
-LEARNING_RATE = 2.5e-4
 GAMMA = 0.99
 EPSILON = 0.05
 MAX_GRAD_NORM = 10.0
-TARGET_UPDATE_INTERVAL = 500
 LEARNING_STARTS = 1000
 
+CARTPOLE_ID = "CartPole-v1"
+HIDDEN_SIZES = [120, 84]
+CARTPOLE_BATCH_SIZE = 128
+CARTPOLE_LEARNING_RATE = 2.5e-4
+CARTPOLE_BUFFER_SIZE = 10_000
+CARTPOLE_TARGET_UPDATE_INTERVAL = 500
 
-def overrides(num_seeds: int, train_frequency: int, quant: str) -> list[str]:
-    """The work as a command line of qbench."""
+PONG_ID = "ALE/Pong-v5"
+PONG_BATCH_SIZE = 32
+PONG_LEARNING_RATE = 1e-4
+PONG_TRAIN_FREQUENCY = 4
+PONG_TARGET_UPDATE_INTERVAL = 1000
+
+
+def cartpole(num_seeds: int, train_frequency: int, quant: str = "none") -> list[str]:
+    """CartPole with the MLP 4-120-84-2."""
     return [
         "env=cartpole",
+        "network=mlp",
         f"quant={quant}",
-        "algo=dqn",
         f"num_seeds={num_seeds}",
         f"network.hidden_sizes={HIDDEN_SIZES}",
-        f"replay.capacity={BUFFER_SIZE}",
-        f"algo.learner.learning_rate={LEARNING_RATE}",
+        f"replay.capacity={CARTPOLE_BUFFER_SIZE}",
+        f"algo.learner.learning_rate={CARTPOLE_LEARNING_RATE}",
+        f"algo.loop.final_learning_rate={CARTPOLE_LEARNING_RATE}",
+        f"algo.loop.batch_size={CARTPOLE_BATCH_SIZE}",
+        f"algo.loop.train_frequency={train_frequency}",
+        f"algo.loop.learning_starts={LEARNING_STARTS}",
+        f"algo.loop.target_update_interval={CARTPOLE_TARGET_UPDATE_INTERVAL}",
+        *_dqn_of_sb3(),
+    ]
+
+
+def pong(num_seeds: int, buffer_size: int, learning_starts: int = LEARNING_STARTS) -> list[str]:
+    """Pong with Nature's CNN, an update every fourth step."""
+    return [
+        "env=pong",
+        "network=cnn_nature",
+        "quant=none",
+        f"num_seeds={num_seeds}",
+        f"replay.capacity={buffer_size}",
+        f"algo.learner.learning_rate={PONG_LEARNING_RATE}",
+        f"algo.loop.final_learning_rate={PONG_LEARNING_RATE}",
+        f"algo.loop.batch_size={PONG_BATCH_SIZE}",
+        f"algo.loop.train_frequency={PONG_TRAIN_FREQUENCY}",
+        f"algo.loop.learning_starts={learning_starts}",
+        f"algo.loop.target_update_interval={PONG_TARGET_UPDATE_INTERVAL}",
+        *_dqn_of_sb3(),
+    ]
+
+
+def _dqn_of_sb3() -> list[str]:
+    return [
+        "algo=dqn",
         f"algo.learner.gamma={GAMMA}",
         "algo.learner.double=false",
         "algo.learner.loss=huber",
         f"algo.learner.max_grad_norm={MAX_GRAD_NORM}",
-        f"algo.loop.batch_size={BATCH_SIZE}",
-        f"algo.loop.train_frequency={train_frequency}",
         "algo.loop.gradient_steps=1",
-        f"algo.loop.learning_starts={LEARNING_STARTS}",
         "algo.loop.tau=1.0",
-        f"algo.loop.target_update_interval={TARGET_UPDATE_INTERVAL}",
-        f"algo.loop.final_learning_rate={LEARNING_RATE}",
+        "algo.loop.average_weight=1.0",
         f"algo.loop.exploration.start={EPSILON}",
         f"algo.loop.exploration.end={EPSILON}",
     ]
 
 
-def build_parts(num_seeds: int, train_frequency: int, quant: str) -> build.Parts:
+def build_parts(overrides: list[str]) -> build.Parts:
     """Env, network, learner, replay and collector of the work, as a run builds them."""
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        cfg = compose("config", overrides(num_seeds, train_frequency, quant))
+        cfg = compose("config", overrides)
     return build.build(cfg)
 
 
-def qbench_runner(num_seeds: int, train_frequency: int, quant: str) -> Callable[[int], None]:
+def qbench_runner(overrides: list[str]) -> Callable[[int], None]:
     """`advance(n)`: n env steps of every seed with their updates, by the module of a real run."""
-    parts = build_parts(num_seeds, train_frequency, quant)
+    parts = build_parts(overrides)
     stops: list[int] = []
     module = PopulationModule(
         learner=parts.learner,
@@ -70,7 +105,7 @@ def qbench_runner(num_seeds: int, train_frequency: int, quant: str) -> Callable[
         loop=parts.loop,
         stops=stops,
         snapshots=Snapshots(
-            parts.learner, None, lambda k: parts.replay.observations(k, np.arange(0))
+            parts.learner, Average(parts.learner, 1.0), None, lambda k: Path("unused")
         ),
     )
 
