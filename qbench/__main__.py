@@ -4,8 +4,8 @@ import sys
 
 
 def main() -> None:
-    """The command; plain help does without Hydra."""
-    if sys.argv[1:] in (["--help"], ["-h"]):
+    """The command; help does without Hydra."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
         from qbench.train.conf import help_text
 
         print(help_text())

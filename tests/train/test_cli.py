@@ -29,16 +29,16 @@ def the_config(pattern="multirun/s/*/.hydra/config.yaml"):
 def test_help_names_every_choice_of_every_group(qbench_process):
     code, out, _ = finished(qbench_process("--help"))
     assert code == 0
-    lines = out.splitlines()
+    words = out.replace(",", "").split()
+    assert max(len(line) for line in out.splitlines()) <= 92
     for group in ("env", "network", "quant", "algo", "trainer", "logger", "experiment"):
         choices = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        assert f"{group}: {', '.join(choices)}" in lines
+        first = words.index(f"{group}:") + 1
+        assert words[first : first + len(choices)] == choices
 
 
-def test_help_is_the_same_with_hydra_and_without(qbench_process):
-    _, with_hydra, _ = finished(qbench_process("--help", "seed=0"))
-    _, without, _ = finished(qbench_process("--help"))
-    assert with_hydra == without
+def test_help_beside_other_arguments_is_the_same(qbench_process):
+    assert finished(qbench_process("seed=0", "-h")) == finished(qbench_process("--help"))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
