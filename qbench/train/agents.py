@@ -84,6 +84,7 @@ def _build_module(cfg: DictConfig, run_dir: Path, parts: Parts) -> PopulationMod
         learner=parts.learner,
         collector=parts.collector,
         loop=parts.loop,
+        precision=cfg.trainer.precision,
         stops=chunk_stops(
             cfg.total_env_steps,
             parts.loop.train_frequency,
@@ -117,7 +118,6 @@ def _build_trainer(
     return Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=1,
-        precision=cfg.trainer.precision,
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,

@@ -201,7 +201,7 @@ class MeasureMemory(Callback):
         parts = self._parts
         # Storing observations and scoring come later: their buffers are no cost of training.
         self.peak_rss_bytes = ledger.peak_rss_bytes()
-        with trainer.precision_plugin.forward_context():
+        with pl_module.autocast():
             self.memory_bytes = ledger.measure(parts.learner, parts.replay, parts.sampler)
         self.memory_bytes["other"] += pl_module.snapshots.average.num_bytes // len(parts.seeds)
 

@@ -80,7 +80,7 @@ RULES: dict[str, Number | OneOf] = {
     "replay.capacity": COUNT,
     "trainer.num_threads": COUNT,
     "trainer.accelerator": OneOf(("cpu", "gpu")),
-    "trainer.precision": OneOf(("32-true", "bf16-mixed")),
+    "trainer.precision": OneOf(("float32", "bfloat16")),
     "logger.mode": OneOf(("offline", "online", "disabled")),
 }
 
@@ -225,7 +225,7 @@ def _check_network(cfg: DictConfig) -> None:
 def _check_precision(cfg: DictConfig) -> None:
     """A grid of bfloat16 has no fake quantization; a scheme that trains nothing does not mind."""
     trains_quantized = cells.canonical_choice(cfg, "quant") != "none" and not cells.needs_base(cfg)
-    if trains_quantized and cfg.trainer.precision != "32-true":
+    if trains_quantized and cfg.trainer.precision != "float32":
         raise Incompatible(
             f"trainer.precision={cfg.trainer.precision} rounds what fake quantization computes:"
             " leave it out, or use quant=none or a quant=ptq."

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ class PopulationModule(LightningModule):
         learner: the algorithm.
         collector: envs and replay.
         loop: intervals.
+        precision: of an update's products, "float32" or "bfloat16".
         stops: env steps at which a chunk ends, ascending; the last one ends the training.
         snapshots: keep each seed as it is when its budget is spent.
     """
@@ -38,6 +40,7 @@ class PopulationModule(LightningModule):
         learner: Learner,
         collector: Collector,
         loop: Loop,
+        precision: str,
         stops: Sequence[int],
         snapshots: "Snapshots",
     ) -> None:
@@ -49,6 +52,7 @@ class PopulationModule(LightningModule):
             setattr(self, name, network)
         self.collector = collector
         self.loop = loop
+        self._precision = precision
         self.stops = stops
         self.env_step_before = 0
         self.episodes: list[Episode] = []
@@ -82,10 +86,22 @@ class PopulationModule(LightningModule):
             return
         self.learner.set_learning_rate(self.loop.learning_rate(now))
         for batch in sampler.sample(self.loop.gradient_steps):
-            self._accumulate(self.learner.update(batch))
+            with self.autocast():
+                metrics = self.learner.update(batch)
+            self._accumulate(metrics)
         self.snapshots.average.update()
         if crossed(self.loop.target_update_interval, before, now):
             self.learner.sync_target(self.loop.tau)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """What an update is computed in; Lightning's would span a chunk of a thousand env steps.
+
+        Without its cache: that keeps the cast weights of before the step in DDPG's second loss.
+        """
+        if self._precision == "float32":
+            return nullcontext()
+        device = self.learner.alive.device.type
+        return torch.autocast(device, torch.bfloat16, cache_enabled=False)
 
     def _accumulate(self, metrics: Metrics) -> None:
         for name, value in metrics.items():

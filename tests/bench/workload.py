@@ -103,6 +103,7 @@ def qbench_runner(overrides: list[str]) -> Callable[[int], None]:
         learner=parts.learner,
         collector=parts.collector,
         loop=parts.loop,
+        precision="float32",
         stops=stops,
         snapshots=Snapshots(
             parts.learner, Average(parts.learner, 1.0), None, lambda k: Path("unused")

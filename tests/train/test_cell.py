@@ -241,7 +241,7 @@ def test_the_ledger_equals_hand_counted_bytes(tmp_path):
 
 def test_bfloat16_halves_what_layers_keep_and_leaves_weights_float32(tmp_path):
     full = run(tmp_path / "full")
-    half = run(tmp_path / "half", "trainer.precision=bf16-mixed")
+    half = run(tmp_path / "half", "trainer.precision=bfloat16")
     kept, mixed = (records.read_summary(run_dir)["memory_bytes"] for run_dir in (full, half))
     batch = 8
     inputs = batch * 4 + batch * (12 + 8)  # of every layer

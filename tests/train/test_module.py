@@ -69,7 +69,7 @@ def observations(k):
     return Path(f"{k}.npz")
 
 
-def make_module(stops, learning_starts=8, total_episodes=None, ends=()):
+def make_module(stops, learning_starts=8, total_episodes=None, ends=(), precision="float32"):
     learner = Learner()
     loop = Loop(
         batch_size=1,
@@ -85,10 +85,22 @@ def make_module(stops, learning_starts=8, total_episodes=None, ends=()):
         learner=learner,
         collector=Collector(learner.events, ends),
         loop=loop,
+        precision=precision,
         stops=stops,
         snapshots=Snapshots(learner, Average(learner, 1.0), total_episodes, observations),
     )
     return module, learner
+
+
+def test_bfloat16_multiplies_by_the_weights_of_now():
+    module, _ = make_module(stops=[18], precision="bfloat16")
+    weight = torch.nn.Parameter(torch.ones(1, 1))
+    with module.autocast():
+        before = torch.nn.functional.linear(torch.ones(1, 1), weight)
+        weight.data.mul_(2)
+        after = torch.nn.functional.linear(torch.ones(1, 1), weight)
+    assert before.dtype == after.dtype == torch.bfloat16
+    assert (before.item(), after.item()) == (1, 2)
 
 
 def test_env_steps_updates_and_syncs_come_in_the_algorithms_order():
