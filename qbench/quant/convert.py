@@ -50,7 +50,7 @@ def integer_network(module: nn.Module) -> IntegerNetwork:
             raise ConversionError(f"convert found a {type(layer).__name__} layer left in float.")
     first, last = found.stages[0].layer, found.stages[-1].layer
     grid, scale = first.codes()[0], last.codes()[1].scale  # type: ignore[operator]
-    inverse = 1.0 / grid.scale[0, 0].flatten()
+    inverse = grid.inverse[0, 0].flatten()
     following = [*found.stages[1:], None]
     return IntegerNetwork(
         # The bytes of an image are taken as they are: their scaling is part of the grid.
@@ -98,7 +98,7 @@ def _requantization(scale: Tensor, stage: Stage, following: Stage) -> dict[str, 
     grid: fake.Grid = following.layer.codes()[0]  # type: ignore[operator]
     if grid.scale.numel() != 1:
         raise ConversionError("convert takes one range per feature for the observation only.")
-    inverse = (1.0 / grid.scale).double().view(-1)
+    inverse = grid.inverse.double().view(-1)
     ratio = _array(_finite(scale.double() * inverse).clamp(2.0**-MAX_SHIFT, 2.0**29))
     exponent = np.array([30 - math.floor(math.log2(r)) for r in ratio])
     shift = np.minimum(exponent, MAX_SHIFT)

@@ -30,6 +30,7 @@ class Grid(NamedTuple):
     """An unsigned grid of 2^bits codes: x = scale (q - zero)."""
 
     scale: Tensor  # [S, 1, 1], [S, 1, F] with one range per feature, [S, 1, 1, 1, 1] of images
+    inverse: Tensor  # 1 / scale
     zero: Tensor  # as scale; integer-valued, or real for the affine grid
     centre: Tensor  # zero rounded
     top: int  # 2^bits - 1
@@ -38,20 +39,25 @@ class Grid(NamedTuple):
 
 def affine_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
     """[low, high] in 2^bits - 1 equal cells with a real offset: the seed paper's Table 1."""
-    top = 2**bits - 1
     # A range of (nearly) one value cannot be divided: it is widened to include zero.
     is_point = high - low <= 1e-4 * torch.maximum(high.abs(), low.abs())
     low = torch.where(is_point, low.clamp_max(0.0), low)
     high = torch.where(is_point, high.clamp_min(0.0), high)
-    scale = ((high - low) / top).clamp_min(1e-8)
-    zero = -low / scale
-    return Grid(scale, zero, zero.round(), top, has_integer_zero=False)
+    scale, zero = _cells(low, high, bits)
+    return Grid(scale, scale.reciprocal(), zero, zero.round(), 2**bits - 1, has_integer_zero=False)
 
 
 def zero_point_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
     """As `affine_grid`, widened and shifted so that 0.0 is a code (Jacob et al. 2018)."""
-    grid = affine_grid(low.clamp_max(0.0), high.clamp_min(0.0), bits)
-    return grid._replace(zero=grid.centre, has_integer_zero=True)
+    scale, zero = _cells(low.clamp_max(0.0), high.clamp_min(0.0), bits)
+    zero.round_()
+    return Grid(scale, scale.reciprocal(), zero, zero, 2**bits - 1, has_integer_zero=True)
+
+
+def _cells(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Width of a cell, and where 0.0 lies in cells from low."""
+    scale = (high - low).div_(2**bits - 1).clamp_min_(1e-8)
+    return scale, -low / scale
 
 
 GRIDS = {"affine": affine_grid, "zero_point": zero_point_grid}
@@ -64,7 +70,7 @@ def encode(x: Tensor, grid: Grid) -> Tensor:
 
 def position(x: Tensor, grid: Grid) -> Tensor:
     """Where x lies on the grid, in codes, before rounding."""
-    return (x * (1.0 / grid.scale)).add_(grid.zero)
+    return (x * grid.inverse).add_(grid.zero)
 
 
 def decode(codes: Tensor, grid: Grid) -> Tensor:
@@ -131,9 +137,11 @@ class FakeQuantLinear(torch.autograd.Function):
     ) -> Tensor:
         raw = position(x, grid).round_()
         clamped = raw.clamp(0, grid.top)
-        outside = raw != clamped
+        outside = raw != clamped if ctx.needs_input_grad[0] else None
         centred = clamped.sub_(grid.centre)
-        ctx.save_for_backward(centred, outside, codes.weight, codes.scale, *grid[:3])
+        ctx.save_for_backward(
+            centred, outside, codes.weight, codes.scale, grid.scale, grid.zero, grid.centre
+        )
         ctx.has_integer_zero = grid.has_integer_zero
         return accumulate(centred, codes)
 
@@ -170,7 +178,13 @@ class FakeQuantConv2d(torch.autograd.Function):
         clamped = raw.clamp(0, grid.top)
         outside = raw != clamped if ctx.needs_input_grad[0] else None
         ctx.save_for_backward(
-            clamped.to(torch.uint8), outside, codes.weight, codes.scale, *grid[:3]
+            clamped.to(torch.uint8),
+            outside,
+            codes.weight,
+            codes.scale,
+            grid.scale,
+            grid.zero,
+            grid.centre,
         )
         ctx.has_integer_zero, ctx.stride = grid.has_integer_zero, stride
         return accumulate(clamped.sub_(grid.centre), codes, stride)

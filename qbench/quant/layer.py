@@ -38,18 +38,17 @@ class QuantLayer(layers.Seeded):
         spec: how it is quantized.
     """
 
-    input_low: Tensor  # [S, 1, F], [S, 1, 1] or [S, 1, 1, 1, 1]; above input_high until seen
-    input_high: Tensor
+    input_range: Tensor  # low and high: [S, 2, F], [S, 2, 1] or [S, 2, 1, 1, 1]; unseen: inf, -inf
 
     def __init__(self, layer: layers.Seeded, spec: LayerSpec) -> None:
         super().__init__(layer.weight, layer.bias)
         self.spec = spec
         self.stride: tuple[int, int] | None = getattr(layer, "stride", None)
         num_seeds, _, *rest = layer.weight.shape
-        shape = (num_seeds, 1, rest[0]) if spec.per_feature else (num_seeds, *[1] * (1 + len(rest)))
-        low, high = (0.0, 1.0) if spec.range == "unit" else (float("inf"), float("-inf"))
-        self.register_buffer("input_low", layer.weight.new_full(shape, low))
-        self.register_buffer("input_high", layer.weight.new_full(shape, high))
+        low_high = (0.0, 1.0) if spec.range == "unit" else (float("inf"), float("-inf"))
+        shape = rest if spec.per_feature else [1] * len(rest)
+        pair = layer.weight.new_tensor(low_high).view(1, 2, *[1] * len(rest))
+        self.register_buffer("input_range", pair.repeat(num_seeds, 1, *shape))
         self._cached: tuple[fake.Grid, fake.Codes] | None = None
 
     def train(self, mode: bool = True) -> Self:
@@ -88,13 +87,14 @@ class QuantLayer(layers.Seeded):
 
     @torch.no_grad()
     def _encode(self) -> tuple[fake.Grid, fake.Codes]:
-        unseen = self.input_low > self.input_high
-        low = self.input_low.masked_fill(unseen, -1.0)
-        high = self.input_high.masked_fill(unseen, 1.0)
+        low, high = self.input_range[:, :1], self.input_range[:, 1:]
+        unseen = low > high
+        low, high = low.masked_fill(unseen, -1.0), high.masked_fill(unseen, 1.0)
         if not self.spec.per_feature and self.spec.range != "unit":
             # The end of a range is often an accumulator's very value, and its multiples then lie
             # on rounding ties, where integers and floats part.
-            low, high = low * WIDENED, high * WIDENED
+            low.mul_(WIDENED)
+            high.mul_(WIDENED)
         grid = fake.GRIDS[self.spec.grid](low, high, self.spec.input_bits)
         spec = self.spec
         codes = fake.encode_layer(
@@ -108,22 +108,16 @@ class QuantLayer(layers.Seeded):
         if self.spec.range == "unit":
             return
         dims = 1 if self.spec.per_feature else tuple(range(1, x.ndim))
-        low = x.amin(dims).view_as(self.input_low)
-        high = x.amax(dims).view_as(self.input_high)
+        old = self.input_range
+        seen = torch.stack((x.amin(dims), x.amax(dims)), 1).view_as(old)
         # A diverged seed's activations must not reach its range: it is frozen as it was.
-        is_finite = low.isfinite() & high.isfinite()
-        low = torch.where(is_finite, low, self.input_low)
-        high = torch.where(is_finite, high, self.input_high)
+        seen = torch.where(seen.sum(1, keepdim=True).isfinite(), seen, old)
         if self.spec.range == "moving_average":
             # The first minibatch is taken whole: the range is then still empty (infinite).
-            first = self.input_low.isinf()
-            low = torch.where(first, low, torch.lerp(self.input_low, low, MOMENTUM))
-            high = torch.where(first, high, torch.lerp(self.input_high, high, MOMENTUM))
-            self.input_low.copy_(low)
-            self.input_high.copy_(high)
+            old.copy_(torch.where(old.isinf(), seen, torch.lerp(old, seen, MOMENTUM)))
         else:
-            torch.minimum(self.input_low, low, out=self.input_low)
-            torch.maximum(self.input_high, high, out=self.input_high)
+            torch.minimum(old[:, :1], seen[:, :1], out=old[:, :1])
+            torch.maximum(old[:, 1:], seen[:, 1:], out=old[:, 1:])
 
     def take_seed(self, k: int) -> nn.Module:
         """Seed k's layer as a population of one with its own copies."""

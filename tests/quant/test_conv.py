@@ -83,7 +83,7 @@ def test_a_convolution_is_the_linear_layer_on_its_patches(grid_name, stride):
     up = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
     gradients = torch.autograd.grad(out, [x, weight, bias], up)
 
-    flat = fake.Grid(*(t.view(2, 1, 1) for t in grid[:3]), *grid[3:])
+    flat = fake.Grid(*(t.view(2, 1, 1) for t in grid[:4]), *grid[4:])
     flat_codes = fake.Codes(codes.weight.flatten(2), codes.bias, codes.scale)
     rows = patches(x, stride)
     product = fake.apply(rows, weight.flatten(2), bias, flat, flat_codes, None)
@@ -110,7 +110,7 @@ def test_the_first_convolution_takes_the_bytes_as_they_are(name, high):
     codes = network.trace(obs)[0]
     assert np.array_equal(codes, obs.astype(np.float32) * (255 // high))
     first = next(m for m in module.modules() if isinstance(m, QuantLayer))
-    assert (first.input_low.item(), first.input_high.item()) == (0.0, 1.0)
+    assert first.input_range.flatten().tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("name", ["atari", "planes"])

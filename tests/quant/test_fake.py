@@ -53,7 +53,8 @@ def layer_codes(weight, bias, grid, bits=8, per_channel=True):
     return fake.encode_layer(weight, bias, grid, bits=bits, per_channel=per_channel)
 
 
-UNIT = fake.Grid(torch.ones(1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), 255, True)
+ONE, NONE = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+UNIT = fake.Grid(ONE, ONE, NONE, NONE, 255, True)
 
 
 def test_weight_codes_by_hand():

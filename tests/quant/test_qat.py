@@ -56,8 +56,8 @@ def test_prepared_keys_are_float_keys_plus_ranges():
     plain, prepared = q_population([0]), scheme().prepare(q_population([0]))
     added = set(prepared.state_dict()) - set(plain.state_dict())
     assert set(plain.state_dict()) < set(prepared.state_dict())
-    assert {name.rsplit(".", 1)[1] for name in added} == {"input_low", "input_high"}
-    assert len(added) == 2 * 3
+    assert {name.rsplit(".", 1)[1] for name in added} == {"input_range"}
+    assert len(added) == 3
 
 
 def test_a_float_checkpoint_loads_into_a_prepared_network():
@@ -105,10 +105,9 @@ def test_the_first_minibatch_sets_the_range_and_the_average_follows():
     layer.train()
     low, high = torch.zeros(16), torch.ones(16)
     layer(torch.stack([low, high]).unsqueeze(0))
-    assert (layer.input_low.item(), layer.input_high.item()) == (0.0, 1.0)
+    assert layer.input_range.flatten().tolist() == [0.0, 1.0]
     layer(torch.stack([low - 1, high + 2]).unsqueeze(0))
-    assert layer.input_low.item() == pytest.approx(-0.01)
-    assert layer.input_high.item() == pytest.approx(1.02)
+    assert layer.input_range.flatten().tolist() == pytest.approx([-0.01, 1.02])
 
 
 def test_the_observation_has_one_min_max_range_per_feature():
@@ -116,8 +115,7 @@ def test_the_observation_has_one_min_max_range_per_feature():
     obs = observations(1, 100)
     module(obs[:, :50]), module(obs[:, 50:])
     first = module.torso.layers[0]
-    assert torch.equal(first.input_low, obs.amin(1, keepdim=True))
-    assert torch.equal(first.input_high, obs.amax(1, keepdim=True))
+    assert torch.equal(first.input_range, torch.stack((obs.amin(1), obs.amax(1)), 1))
 
 
 def test_only_train_mode_with_gradients_moves_a_range():
@@ -142,17 +140,11 @@ def test_acting_targets_and_double_dqn_move_no_range():
     learner = learner_of(observed(scheme()))
     learner.update(random_batch(2))  # The first one hands the ranges to the target.
     batch = random_batch(2)._replace(next_obs=1000 * random_batch(2).next_obs)
-    highest = max(
-        high.max()
-        for high in (m.input_high for m in learner.network.modules() if isinstance(m, QuantLayer))
-    )
+    highest = max(both.max() for both in ranges(learner.network))
     before = ranges(learner.target.network)
     learner.act(batch.next_obs)
     learner.update(batch)
-    after = max(
-        high.max()
-        for high in (m.input_high for m in learner.network.modules() if isinstance(m, QuantLayer))
-    )
+    after = max(both.max() for both in ranges(learner.network))
     assert after < 2 * highest
     assert same(before, ranges(learner.target.network))
 
@@ -254,12 +246,11 @@ def test_ptq_calibrates_on_batches_and_changes_no_weight():
     obs = observations(2, 400)
     quant.calibrate(prepared, obs.split(100, dim=1))
     first = prepared.torso.layers[0]
-    assert torch.equal(first.input_high, obs.amax(1, keepdim=True))
+    assert torch.equal(first.input_range[:, 1], obs.amax(1))
     hidden = torch.relu(layers.swap_layers(network, lambda m: m).torso.layers[0](obs))
     expected = hidden.amax((1, 2)).detach()
-    torch.testing.assert_close(
-        prepared.torso.layers[2].input_high.flatten(), expected, rtol=0.02, atol=0
-    )
+    highest = prepared.torso.layers[2].input_range[:, 1].flatten()
+    torch.testing.assert_close(highest, expected, rtol=0.02, atol=0)
     assert same(weights, prepared.parameters())
 
 

@@ -146,7 +146,7 @@ def test_float_and_prepared_checkpoints_share_keys(tmp_path):
     plain = set(weights(run(tmp_path / "none", "quant=none")))
     prepared = set(weights(run(tmp_path / "qat8", "quant=qat8")))
     assert plain < prepared
-    assert {name.rsplit(".", 1)[1] for name in prepared - plain} == {"input_low", "input_high"}
+    assert {name.rsplit(".", 1)[1] for name in prepared - plain} == {"input_range"}
 
 
 def test_ptq_takes_the_agents_of_the_none_cell(tmp_path):
@@ -259,7 +259,7 @@ def test_qat_keeps_codes_and_masks_beside_the_floats(tmp_path):
     batch, sizes = 8, [(4, 12), (12, 8), (8, 2)]
     inputs = sum(fan_in for fan_in, _ in sizes)
     codes = 4 * batch * inputs  # float32
-    masks = batch * inputs  # bool
+    masks = batch * (inputs - 4)  # bool; the observation gets no gradient
     relu = 4 * batch * (12 + 8)
     weight_codes = sum(4 * (fan_in * fan_out + fan_out) for fan_in, fan_out in sizes)  # and scales
     grids = 2 * 4 * (4 + 1 + 1)  # scale and zero, which is also the centre
