@@ -1,0 +1,95 @@
+"""ONNX files: whole in integers, and the numbers of the NumPy reference."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from qbench.deploy import onnx as export
+from tests.deploy.networks import SPECS, float_policy, integer_policy, observations
+
+NAMES = list(SPECS)
+
+
+def ptp(outputs):
+    return np.ptp(outputs, axis=0).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_float_network_gives_its_own_outputs(name):
+    policy, obs = float_policy(name), observations(name, 20)
+    played = export.OnnxPolicy(export.export(policy, SPECS[name]), SPECS[name])
+    np.testing.assert_allclose(played(obs), policy(obs), rtol=1e-4, atol=1e-5)
+    assert not played.is_integer
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_integer_network_has_no_product_in_float_and_the_reference_s_outputs(name, bits):
+    policy, obs = integer_policy(name, bits), observations(name, 200, seed=9)
+    played = export.OnnxPolicy(export.export(policy, SPECS[name]), SPECS[name])
+    assert played.is_integer
+    products = {"QGemm": len(policy.layers)}
+    if name in ("cnn", "planes"):
+        convolutions = sum(layer.stride is not None for layer in policy.layers)
+        products = {"QLinearConv": convolutions, "QGemm": len(policy.layers) - convolutions}
+    assert {op: played.operators[op] for op in products} == products
+    expected, outputs = policy(obs), played(obs)
+    differ = np.abs(outputs - expected).max(axis=1) > 1e-5 * ptp(expected)
+    # Where a sum lies on a rounding tie, one hidden code differs: a fraction of a step.
+    assert differ.mean() <= 0.02
+    assert np.abs(outputs - expected).max() <= ptp(expected) / 255
+
+
+@pytest.mark.parametrize("name", ["mlp", "planes"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_second_runtime_agrees(name, bits):
+    policy, obs = integer_policy(name, bits), observations(name, 40, seed=7)
+    model = export.export(policy, SPECS[name])
+    outputs = ReferenceEvaluator(model).run(None, {"obs": obs})[0]
+    np.testing.assert_allclose(outputs, policy(obs), atol=ptp(policy(obs)) / 255)
+    assert (outputs.argmax(1) == policy(obs).argmax(1)).all()
+
+
+def test_the_paper_s_grid_keeps_a_real_offset_at_the_input():
+    policy, obs = integer_policy("mlp", 8, grid="affine"), observations("mlp", 200, seed=9)
+    assert (policy.input_zero % 1).any()
+    played = export.OnnxPolicy(export.export(policy, SPECS["mlp"]), SPECS["mlp"])
+    assert np.abs(played(obs) - policy(obs)).max() <= ptp(policy(obs)) / 255
+
+
+@pytest.mark.parametrize(("bits", "share"), [(8, 0.28), (4, 0.16)])
+def test_an_artefact_s_share_of_the_float_bytes(bits, share, tmp_path):
+    for name, sizes in (("mlp", {"hidden_sizes": (256, 256)}), ("cnn", {})):
+        whole = export.save(tmp_path / "float.onnx", float_policy(name, **sizes), SPECS[name])
+        small = export.save(tmp_path / "int.onnx", integer_policy(name, bits), SPECS[name])
+        assert small <= share * whole
+
+
+def test_what_is_no_policy_of_this_env_is_refused(tmp_path):
+    path = tmp_path / "policy.onnx"
+    export.save(path, integer_policy("mlp", 8), SPECS["mlp"])
+    with pytest.raises(export.ExportError, match="not a policy that qbench wrote: its inputs"):
+        export.OnnxPolicy(path, SPECS["planes"])
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(export.ExportError, match="not a policy that qbench wrote"):
+        export.OnnxPolicy(path, SPECS["mlp"])
+
+
+def test_observations_of_another_shape_or_not_finite_are_refused():
+    played = export.OnnxPolicy(export.export(integer_policy("mlp", 8), SPECS["mlp"]), SPECS["mlp"])
+    with pytest.raises(ValueError, match=r"obs is \[2, 3\]"):
+        played(np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="not finite"):
+        played(np.full((1, 4), np.nan, np.float32))
+
+
+def test_a_hidden_real_offset_has_no_form():
+    policy = integer_policy("mlp", 8)
+    first = policy.layers[0]
+    third = (np.int64(1) << first.shift.astype(np.int64)) // 3
+    shifted = dataclasses.replace(first, offset=first.offset + third)
+    broken = dataclasses.replace(policy, layers=(shifted, *policy.layers[1:]))
+    with pytest.raises(export.ExportError, match="no real-valued offset"):
+        export.export(broken, SPECS["mlp"])
