@@ -45,7 +45,11 @@ class Linear(Seeded):
 
     @classmethod
     def stack(cls, plain: Sequence[nn.Linear]) -> Self:
-        """One layer from one `nn.Linear` per seed."""
+        """One layer from one `nn.Linear` per seed.
+
+        Raises:
+            TypeError: no bias.
+        """
         return cls(*_stacked(plain))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +86,7 @@ class Conv2d(Seeded):
         """One layer from one `nn.Conv2d` per seed.
 
         Raises:
-            TypeError: padding, dilation or groups, for which there is no form with a seed axis.
+            TypeError: no bias, or padding, dilation or groups, which have no form with a seed axis.
         """
         first = plain[0]
         extras = (first.padding, first.dilation, first.groups)
@@ -156,6 +160,8 @@ class TanhToBox(nn.Module):
 
 
 def _stacked(plain: Sequence[nn.Module]) -> tuple[nn.Parameter, nn.Parameter]:
+    if plain[0].bias is None:
+        raise TypeError(f"{type(plain[0]).__name__} without a bias has no form with a seed axis.")
     weight = torch.stack([layer.weight.detach() for layer in plain])  # type: ignore[operator]
     bias = torch.stack([layer.bias.detach() for layer in plain])  # type: ignore[operator]
     return nn.Parameter(weight), nn.Parameter(bias)

@@ -22,7 +22,7 @@ STATES = ("running", "done", "failed", "interrupted", "skipped")
 AXES = ("env", "network", "quant", "algo")
 
 NOT_IDENTITY = (
-    "hydra", "seed", "num_seeds", "n_jobs", "logger", "sweep", "chunk_env_steps",
+    "hydra", "seed", "num_seeds", "n_jobs", "logger", "sweep", "chunk_env_steps", "formats",
 )  # fmt: skip
 """Config keys that say how many, where and for whom, not what: no part of a cell's name."""
 
@@ -37,7 +37,7 @@ RECORD_KINDS = {
     "train": "means over the log interval that ends at env_step, one row per seed",
     "episode": "a training episode that ended at env_step",
     "eval": "a greedy evaluation during training",
-    "final": "the greedy evaluation of the last weights, converted if the cell is quantized",
+    "final": "the greedy evaluation of the deployed network, of last or averaged weights",
 }
 
 REQUIRED_RECORD_KEYS = ("kind", "seed", "env_step", "wall_s")
@@ -50,11 +50,14 @@ RECORD_KEYS = {
     "loss": "train: mean loss of the updates",
     "q_mean": "train: mean value of the actions in the minibatches",
     "epsilon": "train: share of random actions at env_step",
+    "noise": "train: standard deviation of the exploration noise, in half widths of the Box",
+    "actor_loss": "train: mean loss of the actor's updates",
     "learning_rate": "train: at env_step",
     "diverged": "train, final: loss or gradient was not finite, and the seed is frozen",
     "episode_return": "episode: undiscounted sum of rewards",
     "episode_length": "episode: env steps",
     "eval_returns": "eval, final: undiscounted return of each greedy episode",
+    "eval_lengths": "eval, final: env steps of each greedy episode",
     "eval_return_mean": "eval, final: mean of eval_returns",
 }
 
@@ -77,11 +80,27 @@ SUMMARY_KEYS = {
     "wall_s": "seconds of the job",
 }
 
+MORE_SUMMARY_KEYS = {
+    "base_cell": "name of the `none` cell whose agents were quantized, or null",
+    "peak_rss_above_imports_bytes": "peak_rss_bytes less what the imports took",
+    "cost": "macs, bit_operations and activation_bytes (the largest layer's) of one action",
+    "latency_us": "form -> batch size -> microseconds per call; of the first seed's agent",
+}
+"""What a summary holds beside SUMMARY_KEYS, with versions and machine; not every one has it."""
+
 SEED_KEYS = {
     "seed": "training seed",
     "eval_returns": "undiscounted return of each greedy episode of the final score",
     "eval_return_mean": "mean of eval_returns",
 }
+
+MORE_SEED_KEYS = {
+    "eval_lengths": "env steps of each of these episodes",
+    "env_steps": "env steps of training",
+    "diverged": "loss or gradient was not finite, and the seed was frozen",
+    "agreement": "how far the deployed forms agree (deploy.parity), or null of a float network",
+}
+"""What an entry of `seeds` holds beside SEED_KEYS."""
 
 MEMORY_KEYS = ("weights", "gradients", "optimizer", "target", "activations", "replay", "other")
 """Bytes per seed; `other` is ranges, caches and acting copies."""

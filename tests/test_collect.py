@@ -21,7 +21,7 @@ class Greedy:
         return torch.ones(obs.shape[:2], dtype=torch.int64)
 
 
-def collect(num_env_steps, env_seeds=(5, 6)):
+def collect(num_env_steps, env_seeds=(5, 6), explore=lambda greedy, env_step: greedy()):
     replay = ReplayBuffer(
         capacity=100, num_seeds=len(env_seeds), spec=SPEC, device=torch.device("cpu")
     )
@@ -29,7 +29,7 @@ def collect(num_env_steps, env_seeds=(5, 6)):
         envs=SerialEnvs([Counter() for _ in env_seeds]),
         env_seeds=env_seeds,
         learner=Greedy(),
-        explore=lambda greedy, env_step: greedy(),
+        explore=explore,
         replay=replay,
     )
     episodes = collector.collect(num_env_steps)
@@ -70,3 +70,14 @@ def test_finished_episodes_are_reported_with_return_and_length():
 def test_a_seeds_transitions_do_not_depend_on_the_population():
     alone, crowd = collect(20, (6,))[-1], collect(20, (5, 6))[-1]
     assert torch.equal(alone.obs[0], crowd.obs[1])
+
+
+def test_exploration_counts_env_steps_from_zero():
+    seen = []
+
+    def explore(greedy, env_step):
+        seen.append(env_step)
+        return greedy()
+
+    collect(17, explore=explore)
+    assert seen == list(range(17))

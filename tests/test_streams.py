@@ -22,3 +22,9 @@ def test_purposes_are_independent():
     one, other = (streams.generator(0, p).random(1000) for p in ("replay", "explore"))
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.1
     assert streams.integer(0, "env") != streams.integer(0, "weights")
+
+
+def test_every_seed_sees_other_numbers():
+    one, other = streams.Uniforms([0, 1], "replay").next(1000)
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.1
+    assert len({streams.integer(seed, "env") for seed in range(100)}) == 100

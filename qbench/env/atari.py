@@ -133,7 +133,7 @@ class Lives(gymnasium.Wrapper[Any, Any, Any, Any]):
     Lost lives and FIRE as in Stable-Baselines3's EpisodicLifeEnv and FireResetEnv, which
     CleanRL uses: a lost life that leaves another goes on with one no-op instead of a reset,
     and each start presses actions 1 and 2. What is scored during a start counts with the
-    next step.
+    next step, and a game that ends during one is over with that step.
 
     Args:
         env: a preprocessed game.
@@ -151,18 +151,20 @@ class Lives(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._is_over = True
         self._num_lives = 0
         self._score = 0.0
+        self._ended: tuple[ObsArray, bool, bool] | None = None  # during a start
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ObsArray, dict[str, Any]]:
         """Begin the next life of a running game, or a new game if it is over or seeded."""
         if self._is_over or seed is not None:
-            self._score = 0.0
+            self._score, self._ended = 0.0, None
             obs, _ = self.env.reset(seed=seed, options=options)
         else:
             obs = self._press(NOOP)
         for action in self._start:
-            obs = self._press(action)
+            if self._ended is None:
+                obs = self._press(action)
         self._is_over = False
         self._num_lives = self._ale.lives()
         return obs, {}
@@ -170,10 +172,14 @@ class Lives(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _press(self, action: int) -> ObsArray:
         obs, reward, terminated, truncated, _ = self.env.step(action)
         self._score += float(reward)
-        return self.env.reset()[0] if terminated or truncated else obs
+        if terminated or truncated:
+            self._ended = obs, terminated, truncated
+        return obs
 
     def step(self, action: Any) -> tuple[ObsArray, Any, bool, bool, dict[str, Any]]:
         """Step the game; info tells its `score` and whether it `is_over`."""
+        if self._ended is not None:
+            return self._end_at_start()
         obs, reward, terminated, truncated, _ = self.env.step(action)
         self._is_over = terminated or truncated
         info = {"score": self._score + float(reward), "is_over": self._is_over}
@@ -182,6 +188,15 @@ class Lives(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self._training.clip_reward:
             reward = float(np.sign(float(reward)))
         return obs, reward, terminated, truncated, info
+
+    def _end_at_start(self) -> tuple[ObsArray, Any, bool, bool, dict[str, Any]]:
+        """What a game that was over before its life had begun answers to the first step."""
+        assert self._ended is not None
+        obs, terminated, truncated = self._ended
+        self._ended, self._is_over = None, True
+        info = {"score": self._score, "is_over": True}
+        self._score = 0.0
+        return obs, 0.0, terminated, truncated, info
 
     def _has_lost_life(self) -> bool:
         """Whether a life has ended that leaves another."""

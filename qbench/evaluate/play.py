@@ -12,7 +12,6 @@ from qbench.types import (
     EnvSpec,
     FloatArray,
     IntArray,
-    IntegerPolicy,
     ObsArray,
     Policy,
 )
@@ -32,11 +31,12 @@ class Played(NamedTuple):
     lengths: IntArray
 
 
-def greedy(policies: Sequence[IntegerPolicy], spec: EnvSpec) -> Policy:
+def greedy(policies: Sequence[Callable[[ObsArray], FloatArray]], spec: EnvSpec) -> Policy:
     """One policy for S agents from the converted network of each.
 
     Args:
-        policies: S networks; their outputs are action values if the actions are discrete.
+        policies: S networks in any form; their outputs are action values if the actions are
+            discrete.
         spec: of the env they play.
     """
     is_discrete = spec.num_actions is not None
@@ -58,7 +58,8 @@ def play(
     """Play the same `num_episodes` episodes with each of `num_seeds` agents.
 
     Args:
-        policy: greedy actions [S, E, *action_shape] at obs [S, E, *obs_shape].
+        policy: greedy actions [S, E', *action_shape] at obs [S, E', *obs_shape] of the E' <= 64
+            episodes that still run.
         make_env: builds one env.
         num_seeds: S.
         num_episodes: E.

@@ -1,6 +1,7 @@
 """How far the integer network agrees with the fake-quantized one it was converted from."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,29 +35,63 @@ class Agreement(NamedTuple):
         )
 
 
-def measure(module: nn.Module, network: IntegerNetwork, obs: ObsArray) -> Agreement:
+class OutputAgreement(NamedTuple):
+    """Differences between the outputs of two forms of one agent over N observations."""
+
+    max_error: float  # in steps of an 8-bit grid over the outputs' range
+    differing_argmax: int  # rows
+    unexplained_argmax: int  # of these, with best two outputs further apart than any row's error
+
+
+class Observer(Protocol):
+    """Another form of the network, which sees the same observations."""
+
+    def __call__(self, obs: ObsArray, traced: list[FloatArray], output: FloatArray) -> None:
+        """Compare with what `IntegerNetwork.trace` and fake quantization gave."""
+        ...
+
+
+def measure(
+    module: nn.Module,
+    network: IntegerNetwork,
+    obs: ObsArray,
+    observers: Sequence[Observer] = (),
+) -> Agreement:
     """Compare a prepared population of one with its converted network.
 
     Args:
         module: what `network` was converted from.
         network: the integer network.
         obs: [N, *obs_shape], float32 or uint8.
+        observers: see every chunk of the observations with both results.
     """
-    chunks = [_compare(module, network, obs[i : i + CHUNK]) for i in range(0, len(obs), CHUNK)]
+    chunks = [
+        _compare(module, network, obs[i : i + CHUNK], observers) for i in range(0, len(obs), CHUNK)
+    ]
     differs, distances, outputs, integer_outputs = zip(*chunks, strict=True)
-    output, integer_output = np.concatenate(outputs), np.concatenate(integer_outputs)
-    step = max(float(np.ptp(output)), 1e-12) / 255
-    error = np.abs(output - integer_output).max(axis=1)
-    # An actor's outputs are actions: none of them is the best one.
-    is_ranking = network.box is None and output.shape[1] > 1
-    flipped = (output.argmax(1) != integer_output.argmax(1)) & is_ranking
-    best = np.sort(output, axis=1)
-    gap = best[:, -1] - best[:, -2] if is_ranking else np.full(len(obs), np.inf)
+    found = compare_outputs(
+        np.concatenate(outputs), np.concatenate(integer_outputs), is_actor=network.box is not None
+    )
     return Agreement(
         rows=len(obs),
         rows_with_a_differing_code=float(np.concatenate(differs).mean()),
         max_tie_distance=max(distances),
-        max_output_error=float(error.max() / step),
+        max_output_error=found.max_error,
+        differing_argmax=found.differing_argmax,
+        unexplained_argmax=found.unexplained_argmax,
+    )
+
+
+def compare_outputs(output: FloatArray, other: FloatArray, *, is_actor: bool) -> OutputAgreement:
+    """Compare outputs [N, A]; an actor's are actions, of which none is the best one."""
+    step = max(float(np.ptp(output)), 1e-12) / 255
+    error = np.abs(output - other).max(axis=1)
+    is_ranking = not is_actor and output.shape[1] > 1
+    flipped = (output.argmax(1) != other.argmax(1)) & is_ranking
+    best = np.sort(output, axis=1)
+    gap = best[:, -1] - best[:, -2] if is_ranking else np.full(len(output), np.inf)
+    return OutputAgreement(
+        max_error=float(error.max() / step),
         differing_argmax=int(flipped.sum()),
         unexplained_argmax=int((flipped & (gap > error.max())).sum()),
     )
@@ -70,9 +105,14 @@ class _Compared(NamedTuple):
 
 
 @torch.no_grad()
-def _compare(module: nn.Module, network: IntegerNetwork, obs: ObsArray) -> _Compared:
+def _compare(
+    module: nn.Module, network: IntegerNetwork, obs: ObsArray, observers: Sequence[Observer]
+) -> _Compared:
     raw, output = _trace(module, obs)
-    *codes, integer_output = network.trace(obs)
+    traced = network.trace(obs)
+    for observe in observers:
+        observe(obs, traced, output)
+    *codes, integer_output = traced
     tops = [network.input_top, *(layer.top for layer in network.layers[:-1])]
     rows = [
         (r.reshape(len(obs), -1), c.reshape(len(obs), -1)) for r, c in zip(raw, codes, strict=True)

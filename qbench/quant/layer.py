@@ -11,7 +11,7 @@ from qbench import layers
 from qbench.quant import fake
 
 MOMENTUM = 0.01  # weight of the newest minibatch, torch.ao's MovingAverageMinMaxObserver
-WIDENED = 1 + 2**-11
+WIDENED = 2**-12  # of its width, at either end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,8 @@ class QuantLayer(layers.Seeded):
         if not self.spec.per_feature and self.spec.range != "unit":
             # The end of a range is often an accumulator's very value, and its multiples then lie
             # on rounding ties, where integers and floats part.
-            low.mul_(WIDENED)
-            high.mul_(WIDENED)
+            margin = (high - low).mul_(WIDENED)
+            low, high = low - margin, high + margin
         grid = fake.GRIDS[self.spec.grid](low, high, self.spec.input_bits)
         spec = self.spec
         codes = fake.encode_layer(

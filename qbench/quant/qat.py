@@ -34,5 +34,9 @@ class QAT:
         """Nothing: the ranges were learned in training."""
 
     def convert(self, module: nn.Module) -> IntegerNetwork:
-        """The integers that training computed with, as an integer network of one agent."""
+        """The integers that training computed with, as an integer network of one agent.
+
+        Raises:
+            ConversionError: an operation that has no integer form.
+        """
         return integer_network(module)

@@ -23,6 +23,12 @@ MIN_WIDTH = 120
 
 FEW_SEEDS = 10
 
+COVERAGE = {2: 50, 3: 74, 4: 85, 5: 90}
+"""Seeds -> per cent that a nominal 95 % interval covers, simulated on normal values."""
+
+MIN_UNPAIRED_SEEDS = 5
+"""Below, two samples that differ by the whole margin would pass as no loss 8 % of the time."""
+
 LAYOUTS = ((2, " "), (1, " "), (1, "\n"))
 """Spaces between columns, and what stands between a number and its interval; the widest fits."""
 
@@ -112,12 +118,14 @@ def compare(cell: Cell, cells: Iterable[Cell]) -> Comparison | None:
     estimate = stats.paired_difference_ci if is_paired else stats.unpaired_difference_ci
     values, reference_values = list(a.values()), list(b.values())
     interval = estimate(values, reference_values)
+    is_enough = is_paired or min(len(values), len(reference_values)) >= MIN_UNPAIRED_SEEDS
+    reference_iqm = float(stats.iqm(reference_values))
     return Comparison(
         reference=reference.name,
         kind="paired" if is_paired else "unpaired",
         difference=stats.difference(values, reference_values),
         interval=interval,
-        verdict=stats.verdict(interval, float(stats.iqm(reference_values))),
+        verdict=stats.verdict(interval, reference_iqm) if is_enough else "?",
     )
 
 
@@ -209,15 +217,17 @@ def _numbers(row: Row, separator: str) -> list[Text]:
     if summary is None:
         return [Text(MISSING)] * 7
     deployed = deployed_bytes(summary)
+    # A post-training scheme takes no env steps and trains in no memory: its job only calibrates.
+    is_trained = not row.cell.is_post_training
+    peak_bytes, ledger_bytes = summary["peak_rss_bytes"], _ledger_bytes(summary)
     return [
         Text(str(len(row.cell.returns))),
         Text(_with_interval(row.iqm, row.interval, separator)),
         _difference(row, separator),
-        Text(_scaled(summary["peak_rss_bytes"], 2**20, ".0f")),
-        Text(_scaled(_ledger_bytes(summary), 2**20, ".2f")),
+        Text(_scaled(peak_bytes if is_trained else None, 2**20, ".0f")),
+        Text(_scaled(ledger_bytes if is_trained else None, 2**20, ".2f")),
         Text(_scaled(deployed, 2**10, ".1f")),
-        # A post-training scheme takes no env steps, so it has no speed.
-        Text(_scaled(summary["env_steps_per_s"] or None, 1, ",.0f")),
+        Text(_scaled(summary["env_steps_per_s"] if is_trained else None, 1, ",.0f")),
     ]
 
 
@@ -262,7 +272,8 @@ def _notes(rows: Sequence[Row], axes: Sequence[str]) -> Iterator[str]:
     if any(row.comparison for row in rows):
         yield (
             "Minus none: over the same seeds in pairs for post-training schemes, else between two"
-            " samples. No loss: the lower end is above -5 % of |none's IQM|; ?: not shown."
+            " samples. No loss: the lower end is above -5 % of |none's IQM|; ?: not shown, as"
+            f" always between samples of fewer than {MIN_UNPAIRED_SEEDS} seeds."
         )
     if any(row.cell.axes["quant"] != "none" and not row.comparison for row in measured):
         yield "A lone ?: there is no finished `none` cell of the same settings to compare with."
@@ -293,9 +304,11 @@ def _seed_notes(rows: Sequence[Row], axes: Sequence[str]) -> Iterator[str]:
     """Every seed's return, for cells of too few seeds to be told by an interval."""
     if not rows:
         return
+    fewest = min(max(len(row.cell.returns), min(COVERAGE)) for row in rows)
+    coverage, at = COVERAGE.get(fewest, COVERAGE[5]), min(fewest, 5)
     yield (
-        f"Below {FEW_SEEDS} seeds the intervals are optimistic: nominal 95 % covers about 90 % at"
-        " n=5. Each seed's return:"
+        f"Below {FEW_SEEDS} seeds the intervals are optimistic: nominal 95 % covers about"
+        f" {coverage} % at n={at}. Each seed's return:"
     )
     for row in rows:
         name = " ".join(row.label if axis == "quant" else _axes(row.cell)[axis] for axis in axes)
@@ -318,17 +331,21 @@ def _csv_row(row: Row) -> dict[str, Any]:
     line |= {"difference_kind": found.kind if found else None}
     line |= {"verdict": found.verdict if found else None}
     line["diverged_seeds"] = " ".join(map(str, cell.diverged))
-    return line | _summary_columns(summary)
+    return line | _summary_columns(summary, is_trained=not cell.is_post_training)
 
 
-def _summary_columns(summary: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The numbers of a summary that are not returns; empty columns without one."""
+def _summary_columns(summary: Mapping[str, Any] | None, *, is_trained: bool) -> dict[str, Any]:
+    """The numbers of a summary that are not returns; empty columns without one.
+
+    Those of training are empty too where a post-training scheme has only calibrated.
+    """
     names = ("env_steps", "env_steps_per_s", "cpu_s", "wall_s", "peak_rss_bytes",
              "peak_device_bytes")  # fmt: skip
-    columns = {name: summary[name] if summary else None for name in names}
+    training = summary if is_trained else None
+    columns = {name: training[name] if training else None for name in names}
     for key in records.MEMORY_KEYS:
-        columns[f"memory_{key}_bytes"] = summary["memory_bytes"][key] if summary else None
-    columns["memory_total_bytes"] = _ledger_bytes(summary) if summary else None
+        columns[f"memory_{key}_bytes"] = training["memory_bytes"][key] if training else None
+    columns["memory_total_bytes"] = _ledger_bytes(training) if training else None
     artifacts = summary["artifact_bytes"] if summary else {}
     return columns | {f"artifact_{name}_bytes": size for name, size in sorted(artifacts.items())}
 

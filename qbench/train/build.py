@@ -121,7 +121,11 @@ def build_network(cfg: DictConfig, spec: EnvSpec, seeds: list[int], head: str) -
         return network
 
     purpose = "weights" if head == deployed_head(cfg) else head
-    return layers.populate(make, [streams.integer(seed, purpose) for seed in seeds])
+    try:
+        return layers.populate(make, [streams.integer(seed, purpose) for seed in seeds])
+    except (TypeError, AttributeError) as error:
+        # A foreign network: a layer without a form, or no out_features.
+        raise ConfigError(f"network={cfg.network._target_} cannot be used: {error}") from error
 
 
 def check_convertible(network: nn.Module) -> None:
@@ -140,16 +144,16 @@ def build_loop(cfg: DictConfig) -> Loop:
     """`algo.loop`, with the learning rate's decay over the whole budget."""
     loop = _plain(cfg.algo.loop)
     del loop["exploration"]
-    learning_rate = Linear(
-        start=cfg.algo.learner.learning_rate,
-        end=loop.pop("final_learning_rate"),
-        env_steps=cfg.total_env_steps,
-    )
+    start = cfg.algo.learner.learning_rate
+    end = start * loop.pop("learning_rate_left")
+    learning_rate = Linear(start=start, end=end, env_steps=cfg.total_env_steps)
     return Loop(learning_rate=learning_rate, **loop)
 
 
 def create(node: DictConfig, **parts: Any) -> Any:
     """The object that a YAML describes: its `_target_` with its keys and the built parts."""
+    if "_target_" not in node:
+        raise ConfigError(f"{node._get_full_key(None)}: its YAML names no class, add _target_.")
     # In two steps: Hydra would turn parts that are dataclasses into config.
     try:
         make = instantiate(node, _convert_="all", _partial_=True)
@@ -157,7 +161,13 @@ def create(node: DictConfig, **parts: Any) -> Any:
         raise ConfigError(
             f"{node._target_} cannot be imported: add its folder to PYTHONPATH, or mend _target_."
         ) from error
-    return make(**parts)
+    try:
+        return make(**parts)
+    except TypeError as error:
+        if "__init__()" not in str(error):
+            raise
+        key = node._get_full_key(None)
+        raise ConfigError(f"{key}: its keys do not suit its class, {error}.") from error
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class OnEnvStep(Callback):
     """A callback that fires at the first chunk end at or after every multiple of an interval.
 
     Args:
-        interval: env steps; 0: only at the end.
+        interval: env steps; 0: never.
     """
 
     def __init__(self, interval: int) -> None:

@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from qbench import layers, records
-from qbench.deploy import npz
+from qbench.deploy.stored import agent_folder
 from qbench.evaluate import greedy, play
-from qbench.quant import agreement
-from qbench.quant.integer import IntegerNetwork
 from qbench.report import stats
-from qbench.train import callbacks, ledger, provenance
+from qbench.train import callbacks, deployment, ledger, provenance
 from qbench.train.agents import Agents, load_observations, quantize_agents, train_agents
 from qbench.train.wandb_log import WandbRun
-from qbench.types import IntegerPolicy
+from qbench.types import EnvSpec
 
 
 def train_cell(cfg: DictConfig, run_dir: Path, axes: dict[str, str], base_dir: Path | None) -> None:
@@ -41,7 +38,11 @@ def train_cell(cfg: DictConfig, run_dir: Path, axes: dict[str, str], base_dir: P
             agents = quantize_agents(cfg, run_dir, base_dir)
         else:
             agents = train_agents(cfg, run_dir, recorder, label="-".join(axes.values()))
-        summary = {**axes, **_score(cfg, run_dir, agents, recorder)}
+        spec, formats = agents.env.describe(), deployment.available(cfg.formats)
+        deployed = _deploy(run_dir, agents, spec, formats)
+        summary = {**axes, **_score(cfg, agents, deployed, spec, recorder)}
+        obs = load_observations(agents.observations[0])
+        summary |= deployment.costs(deployed[0], spec, obs, formats)
         summary |= {
             "peak_rss_bytes": agents.peak_rss_bytes,
             "peak_rss_above_imports_bytes": agents.peak_rss_bytes - rss_bytes_after_imports,
@@ -50,26 +51,37 @@ def train_cell(cfg: DictConfig, run_dir: Path, axes: dict[str, str], base_dir: P
             "wall_s": time.time() - started,
             **provenance.describe(),
         }
+        deployment.write_cards(summary, deployed, spec)
         records.write_summary(run_dir, summary)
         wandb_run.summarize(summary)
 
 
+def _deploy(
+    run_dir: Path, agents: Agents, spec: EnvSpec, formats: list[str]
+) -> list[deployment.Deployed]:
+    """Convert every seed, write its files and check them."""
+    deployed = []
+    for k, (seed, path) in enumerate(zip(agents.seeds, agents.observations, strict=True)):
+        single = layers.take_seed(agents.network, k)
+        policy = agents.scheme.convert(single)
+        obs, folder = load_observations(path), agent_folder(run_dir, seed)
+        deployed.append(
+            deployment.deploy(single, policy, spec, folder=folder, formats=formats, obs=obs)
+        )
+    return deployed
+
+
 def _score(
-    cfg: DictConfig, run_dir: Path, agents: Agents, recorder: callbacks.Recorder
+    cfg: DictConfig,
+    agents: Agents,
+    deployed: list[deployment.Deployed],
+    spec: EnvSpec,
+    recorder: callbacks.Recorder,
 ) -> dict[str, Any]:
-    """Convert every seed, store it, play it; what the summary says of it."""
-    singles = [layers.take_seed(agents.network, k) for k in range(len(agents.seeds))]
-    policies = [agents.scheme.convert(single) for single in singles]
-    sizes = [
-        npz.save(run_dir / "deploy" / f"seed_{seed}" / "policy.npz", policy)
-        for seed, policy in zip(agents.seeds, policies, strict=True)
-    ]
-    agreements = [
-        _agreement(single, policy, path)
-        for single, policy, path in zip(singles, policies, agents.observations, strict=True)
-    ]
+    """Play every seed's deployed network; what the summary says of the agents."""
+    policies = [agent.policy for agent in deployed]
     played = play(
-        greedy(policies, agents.env.describe()),
+        greedy(policies, spec),
         agents.env.make,
         num_seeds=len(policies),
         num_episodes=cfg.eval_episodes,
@@ -80,8 +92,9 @@ def _score(
     recorder.write(rows)
     keys = ("seed", "eval_returns", "eval_lengths", "eval_return_mean", "diverged")
     seeds = [
-        {**{key: row[key] for key in keys}, "env_steps": row["env_step"], "agreement": agreed}
-        for row, agreed in zip(rows, agreements, strict=True)
+        {key: row[key] for key in keys}
+        | {"env_steps": row["env_step"], "agreement": agent.agreement}
+        for row, agent in zip(rows, deployed, strict=True)
     ]
     means = [row["eval_return_mean"] for row in rows]
     return {
@@ -91,18 +104,10 @@ def _score(
         "return_iqm": stats.iqm(means),
         "return_ci": stats.bootstrap_ci(means),
         "memory_bytes": agents.memory_bytes,
-        "artifact_bytes": {"npz": sizes[0].total, "npz_weights": sizes[0].weights},
+        "artifact_bytes": deployed[0].sizes,
         "env_steps_per_s": agents.env_steps_per_s,
         "base_cell": agents.base_cell,
     }
-
-
-def _agreement(single: nn.Module, policy: IntegerPolicy, path: Path) -> dict[str, Any] | None:
-    """How far the integers agree with fake quantization; None for a float network."""
-    if not isinstance(policy, IntegerNetwork):
-        return None
-    found = agreement.measure(single, policy, load_observations(path))
-    return {"holds": found.holds, **found._asdict()}
 
 
 def _quiet_lightning() -> None:

@@ -87,7 +87,7 @@ RULES: dict[str, Number | OneOf] = {
 # By the last part of a key, below `algo` and below `quant`.
 ALGO_RULES: dict[str, Number | OneOf] = {
     "learning_rate": POSITIVE,
-    "final_learning_rate": Number(low=0, is_whole=False),
+    "learning_rate_left": Number(low=0, high=1, is_whole=False),
     "gamma": FRACTION,
     "tau": Number(low=0, high=1, is_whole=False, is_low_excluded=True),
     "average_weight": Number(low=0, high=1, is_whole=False, is_low_excluded=True),
@@ -145,6 +145,7 @@ def check_cell(cfg: DictConfig) -> None:
         Incompatible: every value is fine, the combination is not.
     """
     _check_top_level(cfg)
+    _check_added_and_removed(cfg)
     spaces.check_env_id(cfg)
     _check_nothing_is_missing(cfg)
     for key, rule in RULES.items():
@@ -157,6 +158,7 @@ def check_cell(cfg: DictConfig) -> None:
     if is_ours(cfg, "env"):
         _check_leaves(cfg, "env", ENV_RULES)
     _check_sweep_name(cfg)
+    _check_formats(cfg)
     _check_network(cfg)
     _check_precision(cfg)
     spaces.check_spaces(cfg)
@@ -172,6 +174,18 @@ def _check_top_level(cfg: DictConfig) -> None:
     for key in sorted(known - set(cfg) - optional):
         if "/" not in key and "@" not in key:
             raise ConfigError(f"{key} was removed but is needed: leave out ~{key}.")
+
+
+def _check_added_and_removed(cfg: DictConfig) -> None:
+    """A YAML's keys are its class's arguments: none may come or go, except in `env.kwargs`."""
+    for override in cfg.hydra.overrides.task:
+        key = override.lstrip("+~").partition("=")[0].partition("@")[0]
+        if "." not in key or key.startswith(("env.kwargs.", "hydra.")):
+            continue
+        if override.startswith("~"):
+            raise ConfigError(f"{key} was removed but is needed: leave out ~{key}.")
+        if override.startswith("+") and not override.startswith("++"):
+            raise ConfigError(f"{key} is not a key that anything reads: leave it out.")
 
 
 def _check_nothing_is_missing(cfg: DictConfig) -> None:
@@ -199,6 +213,13 @@ def _check_sweep_name(cfg: DictConfig) -> None:
         raise ConfigError(
             f"sweep={_spelled(name)} will not do: it must be the name of one folder,"
             " which is made under multirun/."
+        )
+
+
+def _check_formats(cfg: DictConfig) -> None:
+    if not OmegaConf.is_list(cfg.formats) or set(cfg.formats) - {"onnx", "c"}:
+        raise ConfigError(
+            f"formats={_spelled(cfg.formats)} will not do: it must be a list of onnx and c, or []."
         )
 
 

@@ -73,6 +73,8 @@ def _composition(error: BaseException, arguments: Sequence[str], conf_dir: Path)
 
 
 def _unknown_key(key: str, arguments: Sequence[str], conf_dir: Path) -> str:
+    if key.startswith("env.kwargs"):
+        return f"{key} is new there, and new keys take a +: +env.kwargs.<name>=<value>."
     cfg = _composed(arguments, conf_dir)
     group = key.partition(".")[0]
     choice = cfg.hydra.runtime.choices.get(group) if group != key else None

@@ -46,7 +46,7 @@ def check_env_id(cfg: DictConfig) -> None:
     env_id = OmegaConf.select(cfg, "env.id")
     own_id = cells.file_content(cells.choice_file(cfg, "env", choice)).get("id")
     if own_id == "???" and env_id is None:
-        example = "ALE/Asterix-v5" if choice == "atari" else "CartPole-v0"
+        example = "ALE/Asterix-v5" if choice == "atari" else "Acrobot-v1"
         raise ConfigError(f"env={choice} needs env.id=<a registered id>, such as {example}.")
     if own_id not in (None, "???", env_id):
         raise ConfigError(
@@ -83,6 +83,11 @@ def env_name(cfg: DictConfig) -> str:
 def _check_action_space(cfg: DictConfig, space: "Space[Any]") -> None:
     algo = _class_name(cfg, "algo.learner")
     needed, remedy = ACTION_SPACES.get(algo, (None, None))
+    if getattr(space, "start", 0) != 0:
+        raise Incompatible(
+            f"{env_name(cfg)} counts its actions from {space.start}, not from 0:"  # type: ignore[attr-defined]
+            " wrap it and register that env."
+        )
     if needed is not None and type(space).__name__ != needed:
         other = type(space).__name__ in ("Discrete", "Box")
         raise Incompatible(
@@ -102,6 +107,11 @@ def _check_obs_space(cfg: DictConfig, found: Described) -> None:
     is_box = type(found.obs).__name__ == "Box"
     is_vector = is_box and len(found.obs.shape or ()) == 1
     is_image = is_box and len(found.obs.shape or ()) == 3 and found.spec.obs_high is not None
+    if is_image and _class_name(cfg, "env") == "GymnasiumEnv":
+        raise Incompatible(
+            f"env=gym takes vectors of observations; {env_name(cfg)} has images,"
+            f" {_described(found.obs)}. Try env=atari or env=cartpole_pixels."
+        )
     choice = cells.canonical_choice(cfg, "network")
     if network == "MLP" and not is_vector:
         raise Incompatible(
@@ -115,8 +125,10 @@ def _check_obs_space(cfg: DictConfig, found: Described) -> None:
         )
     if network == "CNN":
         _check_kernels(cfg, found.spec.obs_shape)
-    if _class_name(cfg, "algo.learner") == "DDPG" and is_image:
-        raise Incompatible(f"DDPG takes vectors of observations; {env_name(cfg)} has images.")
+    if _class_name(cfg, "algo.learner") == "DDPG" and found.spec.obs_high is not None:
+        raise Incompatible(
+            f"DDPG takes float32 vectors of observations; {env_name(cfg)} has bytes."
+        )
 
 
 def _check_kernels(cfg: DictConfig, obs_shape: tuple[int, ...]) -> None:

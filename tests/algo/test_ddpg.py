@@ -176,3 +176,12 @@ def test_a_diverged_seed_is_frozen_whole_and_the_others_bits_do_not_change():
     for ours, others, kept in zip(stricken.optimizers(), healthy.optimizers(), frozen, strict=True):
         assert torch.equal(ours.flat[1], kept)
         assert torch.equal(ours.flat[0], others.flat[0])
+
+
+def test_the_learning_rate_is_that_of_both_optimizers():
+    learner = two_states()
+    learner.set_learning_rate(0.01)
+    learner.update(one_transition())
+    # Adam's first step is the learning rate: the critic's towards a larger Q, the actor's too.
+    assert learner.critic.layer.weight[0, 0].tolist() == pytest.approx([1.01, 3.0, 2.01])
+    assert learner.actor.layer.weight[0, 0].tolist() == pytest.approx([0.51, -1.0])

@@ -101,6 +101,21 @@ def test_gradients_are_clipped_per_seed():
     assert norms[1] < 0.5
 
 
+def test_a_gradient_within_the_limit_is_left_alone():
+    free, limited = (make_learner(q_population([0, 1]), max_grad_norm=m) for m in (None, 1e6))
+    for learner in (free, limited):
+        learner.update(random_batch(2))
+    assert torch.equal(free.optimizer.grad, limited.optimizer.grad)
+
+
+def test_the_learning_rate_that_was_set_is_that_of_the_next_update():
+    learner = make_learner(linear_q([[2.0, 3.0], [0.0, 4.0]]), learning_rate=0.1)
+    learner.set_learning_rate(0.05)
+    learner.update(one_transition())
+    # Adam's first step is the learning rate, whatever the gradient's length.
+    assert learner.network.weight[0, 0, 0].item() == pytest.approx(2.05)
+
+
 def test_hard_sync_copies_and_soft_sync_blends():
     learner = make_learner(linear_q([[2.0, 3.0], [0.0, 4.0]]))
     with torch.no_grad():

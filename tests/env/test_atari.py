@@ -70,6 +70,27 @@ def test_a_game_goes_on_after_a_lost_life():
     assert all((step.obs[0, i] == step.obs[0, 3]).all() for i in range(3))
 
 
+def test_a_game_that_ends_while_a_life_is_started_is_over_with_the_next_step():
+    # The first life is lost at frame 123 of 124: its no-op, FIRE and second action do not fit.
+    frames = first_life_frames()
+    env = make(max_episode_frames=frames + 1).make_training(1)
+    env.reset([0])
+    while not (step := env.step(np.array([0]))).ended[0]:
+        assert not step.is_over[0]
+    assert not step.is_over[0]  # A life, not the game.
+    assert env.step(np.array([0])).is_over[0]
+    assert env._envs[0].unwrapped.ale.getEpisodeFrameNumber() < frames  # The next game.
+
+
+def first_life_frames():
+    """Frames of the first life of seed 0 that does nothing."""
+    env = make().make_training(1)
+    env.reset([0])
+    while not env.step(np.array([0])).ended[0]:
+        frame = env._envs[0].unwrapped.ale.getEpisodeFrameNumber()
+    return frame + 4
+
+
 def test_clipped_rewards_are_the_signs_of_scores():
     env = make("BeamRider")
     _, steps = play(env.make_training(1), actions(env.describe(), 600, 1), [0])

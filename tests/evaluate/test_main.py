@@ -21,9 +21,18 @@ def cell(tmp_path_factory):
 
 def test_it_plays_the_stored_networks_to_the_same_returns(cell, capsys):
     assert main([str(cell), "--episodes", "3"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    *lines, speed = capsys.readouterr().out.splitlines()
+    assert speed.endswith("env steps/s with numpy")
     for line, seed in zip(lines, records.read_summary(cell)["seeds"], strict=True):
         assert line.startswith(f"seed {seed['seed']}: return {np.mean(seed['eval_returns']):.1f} ")
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "c"])
+def test_every_runtime_plays_the_same_episodes(cell, capsys, runtime):
+    assert main([str(cell), "--episodes", "3"]) == 0
+    expected = capsys.readouterr().out.splitlines()[:-1]
+    assert main([str(cell), "--episodes", "3", "--runtime", runtime]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == expected
 
 
 @pytest.mark.parametrize(
@@ -36,6 +45,7 @@ def test_it_plays_the_stored_networks_to_the_same_returns(cell, capsys):
         ),
         (lambda d: (d / ".hydra" / "config.yaml").write_text("a: b"), "does not name an env"),
         (lambda d: (d / "deploy" / "seed_0" / "policy.npz").write_bytes(b"x"), "not a policy"),
+        (lambda d: (d / "deploy" / "seed_0" / "policy.npz").unlink(), "is gone: remove"),
     ],
 )
 def test_what_cannot_be_played_is_one_sentence(cell, tmp_path, capsys, spoil, sentence):

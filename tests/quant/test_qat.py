@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from qbench import layers
+from qbench.algo.ddpg import DDPG
 from qbench.algo.dqn import DQN
 from qbench.deploy import npz
+from qbench.network.heads import Actor, Critic
 from qbench.quant import agreement, fake
 from qbench.quant.integer import IntegerNetwork
 from qbench.quant.layer import QuantLayer
@@ -17,8 +19,10 @@ from qbench.quant.none import NoQuant
 from qbench.quant.ptq import PTQ
 from qbench.quant.qat import QAT
 from qbench.quant.trace import ConversionError
+from tests.algo.test_ddpg import BOX
+from tests.algo.test_ddpg import random_batch as ddpg_batch
 from tests.algo.test_dqn import random_batch
-from tests.toys import q_population
+from tests.toys import mlp, q_population
 
 
 def scheme(bits=8, cls=QAT, **changes):
@@ -147,6 +151,29 @@ def test_acting_targets_and_double_dqn_move_no_range():
     after = max(both.max() for both in ranges(learner.network))
     assert after < 2 * highest
     assert same(before, ranges(learner.target.network))
+
+
+def test_the_first_update_hands_the_ranges_to_the_targets():
+    dqn = learner_of(scheme().prepare(q_population([0])))
+    dqn.update(random_batch(1))
+    actor = scheme().prepare(layers.populate(lambda: Actor(make_torso=mlp([8]), spec=BOX), [0]))
+    critic = scheme().prepare(layers.populate(lambda: Critic(make_torso=mlp([8]), spec=BOX), [0]))
+    ddpg = DDPG(
+        actor=actor,
+        critic=critic,
+        learning_rate=1e-3,
+        gamma=0.9,
+        policy_frequency=2,
+        max_grad_norm=None,
+    )
+    batch = ddpg_batch(1, 0)
+    ddpg.update(batch)
+    for target in (*dqn.targets().values(), *ddpg.targets().values()):
+        assert ranges(target) and all(both.isfinite().all() for both in ranges(target))
+    # The actor's loss looks at actions that the replay never held.
+    before = ranges(critic)
+    ddpg._actor_loss(batch._replace(obs=100 * batch.obs))
+    assert same(before, ranges(critic))
 
 
 def test_target_sync_copies_ranges_whole_even_when_soft():
@@ -390,3 +417,26 @@ def test_a_damaged_archive_is_one_sentence(tmp_path, content):
     (tmp_path / "policy.npz").write_bytes(content)
     with pytest.raises(ValueError, match="is not a policy that qbench wrote"):
         npz.load(tmp_path / "policy.npz")
+
+
+def test_the_distance_from_a_tie_is_that_of_the_first_differing_code():
+    first = (np.array([[3.2], [5.0]]), np.array([[4.0], [5.0]]), 255)  # a row is 0.3 past the tie
+    second = (np.array([[1.0], [2.4]]), np.array([[2.0], [2.0]]), 255)  # follows from the first
+    differs, distance = agreement._first_differences([first, second])
+    assert differs.tolist() == [True, False]
+    assert distance == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("change", "holds"),
+    [
+        ({}, True),
+        ({"rows_with_a_differing_code": 0.006}, False),
+        ({"max_tie_distance": 2e-3}, False),
+        ({"max_output_error": 1.1}, False),
+        ({"unexplained_argmax": 1}, False),
+    ],
+)
+def test_agreement_has_four_conditions(change, holds):
+    at_the_limits = agreement.Agreement(10_000, 0.005, 1e-3, 1.0, 3, 0)
+    assert at_the_limits._replace(**change).holds is holds

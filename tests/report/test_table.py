@@ -64,6 +64,7 @@ def test_a_row_holds_every_number_of_its_cell(tmp_path: Path) -> None:
     # IQM (480 + 500) / 2; 2^20 + 63 bytes; 1536 bytes.
     assert line_of(text, "none", "done")[:3] == ["none", "4", "490.0"]
     assert line_of(text, "none", "done")[-6:] == ["-", "400", "1.00", "1.5", "1,234", "done"]
+    assert "490.0 [460.0, 500.0]" in text
     assert text.startswith("1 cell, sweep grid, env cartpole, network mlp, algo dqn\n")
 
 
@@ -95,6 +96,23 @@ def test_pairs_are_the_seeds_that_both_cells_have(tmp_path: Path) -> None:
     assert (found.difference, found.interval, found.verdict) == (-100, (-100, -100), "loss")
 
 
+@pytest.mark.parametrize(("num_seeds", "verdict"), [(4, "?"), (5, "no loss")])
+def test_two_small_samples_show_nothing(tmp_path: Path, num_seeds: int, verdict: str) -> None:
+    write_cell(tmp_path, "none", [500.0] * num_seeds)
+    write_cell(tmp_path, "qat8", [500.0] * num_seeds)
+    cells = load_cells([tmp_path])
+    found = compare(cells[1], cells)
+    assert found is not None
+    assert (found.difference, found.interval, found.verdict) == (0, (0, 0), verdict)
+
+
+def test_a_post_training_row_has_no_memory_of_a_training(tmp_path: Path) -> None:
+    write_cell(tmp_path, "none", FLOAT_RETURNS)
+    ptq = write_cell(tmp_path, "ptq8", FLOAT_RETURNS)
+    # Peak, ledger, disk, env steps/s.
+    assert line_of(printed([ptq]), "ptq8", "done")[-5:] == ["-", "-", "1.5", "-", "done"]
+
+
 def test_identical_cells_differ_by_exactly_zero(tmp_path: Path) -> None:
     write_cell(tmp_path, "none", [1 / 3, 2 / 7, 0.1])
     write_cell(tmp_path, "ptq8", [1 / 3, 2 / 7, 0.1])
@@ -123,6 +141,9 @@ def test_below_ten_seeds_every_value_is_listed_and_the_interval_called_optimisti
     few = printed([write_cell(tmp_path / "few", "none", FLOAT_RETURNS)])
     assert "optimistic" in few
     assert "  none  0: 500.0  1: 480.0  2: 460.0  3: 500.0" in few
+    assert "covers about 85 % at n=4" in few
+    three = printed([write_cell(tmp_path / "three", "none", FLOAT_RETURNS[:3])])
+    assert "covers about 74 % at n=3" in three
     many = printed([write_cell(tmp_path / "many", "none", [500.0] * 10)])
     assert "optimistic" not in many
     assert "0: 500.0" not in many
@@ -202,6 +223,7 @@ def test_csv_has_a_column_per_number_with_its_unit(tmp_path: Path) -> None:
     assert (none["artifact_npz_bytes"], none["artifact_onnx_bytes"]) == ("1536", "")
     assert (ptq["artifact_npz_bytes"], ptq["artifact_onnx_bytes"]) == ("", "7")
     assert (ptq["difference_ci_low"], ptq["difference_kind"]) == ("-16.0", "paired")
+    assert (ptq["peak_rss_bytes"], ptq["memory_total_bytes"], ptq["cpu_s"]) == ("", "", "")
     assert ptq["reference"] == none["cell"]
     assert (failed["state"], failed["reason"]) == ("failed", "out of memory, again")
     assert (failed["return_iqm"], failed["num_seeds"], failed["wall_s"]) == ("", "", "")

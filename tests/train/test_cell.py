@@ -12,7 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from qbench import records
 from qbench.deploy import npz
 from qbench.quant.integer import IntegerNetwork
+from qbench.quant.layer import QuantLayer
 from qbench.train import cli
+from qbench.train.build import build
 from qbench.train.cell import train_cell
 from qbench.train.errors import ConfigError
 
@@ -33,6 +35,7 @@ TINY = (
     "interim_eval_episodes=2",
     "eval_episodes=3",
     "logger=none",
+    "formats=[]",
 )
 TIMES = ("wall_s",)
 
@@ -106,7 +109,7 @@ def test_records_cover_the_budget_and_carry_what_the_schema_asks(cell):
     assert train_steps == [56, 104, 152, 200, 240]
     assert sorted({r["env_step"] for r in found if r["kind"] == "eval"}) == [104, 200]
     episodes = [row for row in found if row["kind"] == "episode" and row["seed"] == 0]
-    assert 240 - 500 < sum(row["episode_length"] for row in episodes) <= 240
+    assert 100 < sum(row["episode_length"] for row in episodes) <= 240
     for row in episodes:
         assert row["episode_return"] == row["episode_length"]
 
@@ -119,10 +122,42 @@ def test_the_summary_is_what_the_converted_networks_scored(cell):
     assert [s["eval_returns"] for s in summary["seeds"]] == [row["eval_returns"] for row in finals]
     means = [np.mean(row["eval_returns"]) for row in finals]
     assert summary["return_iqm"] == pytest.approx(np.mean(means))
+    # Two seeds drawn twice: the interval ends at the worse and at the better one.
+    assert list(summary["return_ci"]) == pytest.approx([min(means), max(means)])
+    assert not any(seed["diverged"] for seed in summary["seeds"])
     policy = npz.load(run_dir / "deploy" / "seed_0" / "policy.npz")
     assert isinstance(policy, IntegerNetwork) == (quant != "none")
     size = (run_dir / "deploy" / "seed_0" / "policy.npz").stat().st_size
     assert summary["artifact_bytes"]["npz"] == size
+
+
+def test_a_seeds_calibration_is_the_same_in_any_population(cell, tmp_path):
+    quant, both = cell
+    alone = run(tmp_path / "alone", f"quant={quant}", "seed=1", "num_seeds=1")
+    one, other = (np.load(d / "calibration" / "seed_1.npz")["obs"] for d in (alone, both))
+    assert np.array_equal(one, other)
+    assert not np.array_equal(one, np.load(both / "calibration" / "seed_0.npz")["obs"])
+
+
+def test_a_seed_that_diverged_is_marked_everywhere(tmp_path):
+    base = run(tmp_path / "base", "algo.learner.learning_rate=1e30", "algo.learner.loss=squared")
+    assert all(s["diverged"] for s in records.read_summary(base)["seeds"])
+    assert [r["diverged"] for r in rows(base) if r["kind"] == "train"][-2:] == [True, True]
+    ptq = run(tmp_path / "ptq", "quant=ptq8", base_dir=base)
+    assert all(s["diverged"] for s in records.read_summary(ptq)["seeds"])
+
+
+@pytest.mark.parametrize(("scope", "is_quantized"), [("actor", False), ("all", True)])
+def test_scope_says_whether_the_critic_is_quantized(scope, is_quantized):
+    choices = ("env=pendulum", "algo=ddpg", "quant=qat8", "~algo.loop.exploration.env_steps")
+    cfg = compose_config(*choices, f"quant.scope={scope}")
+    learner = build(cfg).learner
+    found = {
+        name: any(isinstance(m, QuantLayer) for m in network.modules())
+        for name, network in learner.trained().items()
+    }
+    assert sorted(found.values()) == sorted([True, is_quantized])
+    assert any(isinstance(m, QuantLayer) for m in learner.network.modules())
 
 
 def test_integers_agree_on_the_agents_own_replay(tmp_path):

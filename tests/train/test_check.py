@@ -2,7 +2,10 @@
 
 import sys
 
+import gymnasium
+import numpy as np
 import pytest
+from gymnasium import spaces as gym_spaces
 
 from qbench.train import spaces
 from qbench.train.check import ConfigError, Incompatible, check_cell
@@ -57,7 +60,11 @@ def test_what_can_be_trained_passes(composed, choices):
         ("quant=qat8 trainer.precision=bfloat16", "trainer.precision=bfloat16 rounds what"),
         ("sweep=../elsewhere", "sweep=../elsewhere will not do"),
         ("~replay", "replay was removed but is needed: leave out ~replay."),
+        ("formats=[onnx,pickle]", "formats=['onnx', 'pickle'] will not do: it must be a list"),
         ("+typo=1", "typo is not a key that anything reads"),
+        ("+algo.loop.typo=1", "algo.loop.typo is not a key that anything reads"),
+        ("~algo.loop.tau", "algo.loop.tau was removed but is needed: leave out ~algo.loop.tau."),
+        ("algo.loop.learning_rate_left=2", "it must be a number from 0 up to 1."),
         ("env=gym", "env=gym needs env.id="),
         ("env=atari", "env=atari needs env.id="),
         ("env=gym env.id=Catpole-v1", "env.id=Catpole-v1 is not registered: the nearest ids are"),
@@ -75,14 +82,42 @@ def test_a_wrong_value_is_one_sentence(composed, overrides, sentence):
     assert "\n" not in said
 
 
+class Foreign(gymnasium.Env):
+    """An env of somebody else, of which only the spaces are looked at."""
+
+    def __init__(self, obs, action):
+        self.observation_space, self.action_space = obs, action
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """Registered envs that do not suit."""
+    vector, image = gym_spaces.Box(-1.0, 1.0, (4,)), gym_spaces.Box(0, 255, (96, 96, 3), np.uint8)
+    made = {
+        "CountsFromOne-v0": (vector, gym_spaces.Discrete(2, start=1)),
+        "Photographs-v0": (image, gym_spaces.Discrete(2)),
+        "Bytes-v0": (gym_spaces.Box(0, 255, (4,), np.uint8), gym_spaces.Box(-1.0, 1.0, (2,))),
+    }
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    for env_id, (obs, action) in made.items():
+        gymnasium.register(env_id, lambda obs=obs, action=action: Foreign(obs, action))
+
+
+def test_ddpg_takes_no_bytes(composed, foreign):
+    with pytest.raises(Incompatible, match="DDPG takes float32 vectors of observations; Bytes-v0"):
+        check_cell(composed("env=gym", "env.id=Bytes-v0", "algo=ddpg"))
+
+
 @pytest.mark.parametrize(
     ("env_id", "sentence"),
     [
         ("Pendulum-v1", "DQN needs a Discrete action space; Pendulum-v1 has Box(1,)."),
         ("Taxi-v4", "network=mlp takes a one-dimensional Box of observations; Taxi-v4 has"),
+        ("CountsFromOne-v0", "CountsFromOne-v0 counts its actions from 1, not from 0"),
+        ("Photographs-v0", "env=gym takes vectors of observations; Photographs-v0 has images"),
     ],
 )
-def test_spaces_that_do_not_suit_are_incompatible_not_wrong(composed, env_id, sentence):
+def test_spaces_that_do_not_suit_are_incompatible_not_wrong(composed, env_id, sentence, foreign):
     with pytest.raises(Incompatible, match=sentence.replace("(", r"\(").replace(")", r"\)")):
         check_cell(composed("env=gym", f"env.id={env_id}"))
 

@@ -69,7 +69,14 @@ def observations(k):
     return Path(f"{k}.npz")
 
 
-def make_module(stops, learning_starts=8, total_episodes=None, ends=(), precision="float32"):
+def make_module(
+    stops,
+    learning_starts=8,
+    total_episodes=None,
+    ends=(),
+    precision="float32",
+    average_weight=1.0,
+):
     learner = Learner()
     loop = Loop(
         batch_size=1,
@@ -78,7 +85,7 @@ def make_module(stops, learning_starts=8, total_episodes=None, ends=(), precisio
         learning_starts=learning_starts,
         target_update_interval=8,
         tau=0.25,
-        average_weight=1.0,
+        average_weight=average_weight,
         learning_rate=Linear(start=1.0, end=0.0, env_steps=20),
     )
     module = PopulationModule(
@@ -87,7 +94,9 @@ def make_module(stops, learning_starts=8, total_episodes=None, ends=(), precisio
         loop=loop,
         precision=precision,
         stops=stops,
-        snapshots=Snapshots(learner, Average(learner, 1.0), total_episodes, observations),
+        snapshots=Snapshots(
+            learner, Average(learner, average_weight), total_episodes, observations
+        ),
     )
     return module, learner
 
@@ -212,3 +221,11 @@ def test_without_averaging_nothing_is_kept():
     average.update()
     with average.applied():
         assert learner.network.weight[:, 0].tolist() == [3.0, 3.0]
+
+
+def test_the_average_moves_once_per_round_of_updates():
+    module, learner = make_module(stops=[12], average_weight=0.5)
+    learner.network.weight.data.fill_(8.0)
+    module.snapshots.average.flat.zero_()
+    module.training_step(Sampler(), 0)  # Rounds at 8 and at 12: 0, 4, 6.
+    assert module.snapshots.average.flat.flatten().tolist() == [6.0, 6.0]
