@@ -38,7 +38,7 @@ def text(
         _costs(Cost(**summary["cost"])),
         _latency(summary["latency_us"]),
         _parity(entry["agreement"]),
-        _calls(policy, spec),
+        _calls(policy, spec, summary["artifact_bytes"]),
     ]
     return "\n".join("\n".join(section) for section in sections)
 
@@ -75,9 +75,14 @@ def _table(title: str, name: str, unit: str, values: Mapping[str, Any]) -> Itera
     yield f"## {title}\n"
     yield f"| {name} | {unit} |\n|---|---|"
     for key, value in values.items():
-        spelled = ("no", "yes")[value] if isinstance(value, bool) else f"{value:,}"
-        yield f"| {key} | {spelled} |"
+        yield f"| {key} | {_spelled(value)} |"
     yield ""
+
+
+def _spelled(value: float) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}"
 
 
 def _costs(cost: Cost) -> Iterator[str]:
@@ -104,13 +109,14 @@ def _parity(agreement: Mapping[str, Any] | None) -> Iterator[str]:
         yield from _table("Agreement of the forms", "figure", "value", agreement)
 
 
-def _calls(policy: IntegerPolicy, spec: EnvSpec) -> Iterator[str]:
+def _calls(policy: IntegerPolicy, spec: EnvSpec, sizes: Mapping[str, Any]) -> Iterator[str]:
     dtype = "float32" if spec.obs_high is None else "uint8"
     shape = ", ".join(map(str, spec.obs_shape))
     meaning = "one value per action; the greedy action is the largest one's index"
     if spec.num_actions is None:
         meaning = f"an action within {list(spec.action_low)} and {list(spec.action_high)}"
     yield f"## How to call it\n\nobs: {dtype} [batch, {shape}]. output: float32, {meaning}.\n"
-    yield CALL_ONNX
-    if isinstance(policy, IntegerNetwork):
+    if "onnx" in sizes:
+        yield CALL_ONNX
+    if "c" in sizes:
         yield f"\n`gcc -std=c99 -O3 policy.c -lm`, one observation at a time:\n\n{CALL_C}"

@@ -81,10 +81,12 @@ class TorchPolicy:
 
 def _modules(layers: Sequence[FloatLayer]) -> list[nn.Module]:
     modules: list[nn.Module] = []
+    was_image = False
     for layer in layers:
         out, fan_in, *kernel = layer.weight.shape
-        if layer.stride is None and modules and isinstance(modules[-2], nn.Conv2d):
+        if was_image and layer.stride is None:
             modules.append(nn.Flatten())
+        was_image = layer.stride is not None
         plain: nn.Linear | nn.Conv2d = nn.Linear(fan_in, out)
         if layer.stride is not None:
             plain = nn.Conv2d(fan_in, out, (kernel[0], kernel[1]), layer.stride)

@@ -90,7 +90,8 @@ class QuantLayer(layers.Seeded):
         low, high = self.input_range[:, :1], self.input_range[:, 1:]
         unseen = low > high
         low, high = low.masked_fill(unseen, -1.0), high.masked_fill(unseen, 1.0)
-        if not self.spec.per_feature and self.spec.range != "unit":
+        is_hidden = not self.spec.per_feature and self.spec.range != "unit"
+        if is_hidden and self.spec.grid == "zero_point":
             # The end of a range is often an accumulator's very value, and its multiples then lie
             # on rounding ties, where integers and floats part.
             margin = (high - low).mul_(WIDENED)

@@ -31,7 +31,9 @@ class Number:
             return self.is_nullable
         if isinstance(value, bool) or not isinstance(value, int if self.is_whole else int | float):
             return False
-        return self.low <= value <= self.high and not (self.is_low_excluded and value == self.low)
+        if not math.isfinite(value) or (self.is_low_excluded and value == self.low):
+            return False
+        return self.low <= value <= self.high
 
     def __str__(self) -> str:
         kind = "a whole number" if self.is_whole else "a number"

@@ -46,7 +46,7 @@ def deploy(
     Raises:
         ParityError: a form does not compute what was trained.
     """
-    sizes = artifacts.write(folder, policy, spec, ["npz", *formats])
+    sizes, formats = _write(folder, policy, spec, formats)
     if not isinstance(policy, IntegerNetwork):
         return Deployed(folder, policy, sizes, None)
     if not formats:
@@ -59,6 +59,20 @@ def deploy(
     session = onnx.OnnxPolicy(folder / "policy.onnx", spec) if "onnx" in formats else None
     found = parity.measure(module, policy, obs, compiled=compiled, onnx=session)
     return Deployed(folder, policy, sizes, found)
+
+
+def _write(
+    folder: Path, policy: IntegerPolicy, spec: EnvSpec, formats: Collection[str]
+) -> tuple[dict[str, int], list[str]]:
+    """Bytes by format, and the formats that the network has a form in; says which it has not."""
+    sizes, written = artifacts.write(folder, policy, spec, ["npz"]), []
+    for name in formats:
+        try:
+            sizes |= artifacts.write(folder, policy, spec, [name])
+            written.append(name)
+        except ValueError as error:
+            print(f"formats: {name} is left out, {error}")
+    return sizes, written
 
 
 def available(formats: Collection[str]) -> list[str]:

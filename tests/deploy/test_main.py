@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from qbench import records
-from qbench.deploy import onnx as export
-from qbench.deploy import parity
 from qbench.deploy.__main__ import main
 from qbench.deploy.stored import load_agents, load_env
 from tests.evaluate.test_main import ENV
 from tests.train.test_cell import run
+
+pytest.importorskip("onnx", reason="the deploy extra is not installed")
+pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
+from qbench.deploy import onnx as export
+from qbench.deploy import parity
 
 FILES = ["model_card.md", "policy.c", "policy.h", "policy.npz", "policy.onnx"]
 

@@ -4,10 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from onnx.reference import ReferenceEvaluator
 
-from qbench.deploy import onnx as export
+from qbench.train import deployment
 from tests.deploy.networks import SPECS, float_policy, integer_policy, observations
+
+pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
+reference = pytest.importorskip("onnx.reference", reason="the deploy extra is not installed")
+from qbench.deploy import onnx as export  # noqa: E402
 
 NAMES = list(SPECS)
 
@@ -47,7 +50,7 @@ def test_an_integer_network_has_no_product_in_float_and_the_reference_s_outputs(
 def test_a_second_runtime_agrees(name, bits):
     policy, obs = integer_policy(name, bits), observations(name, 40, seed=7)
     model = export.export(policy, SPECS[name])
-    outputs = ReferenceEvaluator(model).run(None, {"obs": obs})[0]
+    outputs = reference.ReferenceEvaluator(model).run(None, {"obs": obs})[0]
     np.testing.assert_allclose(outputs, policy(obs), atol=ptp(policy(obs)) / 255)
     assert (outputs.argmax(1) == policy(obs).argmax(1)).all()
 
@@ -85,11 +88,18 @@ def test_observations_of_another_shape_or_not_finite_are_refused():
         played(np.full((1, 4), np.nan, np.float32))
 
 
-def test_a_hidden_real_offset_has_no_form():
+def hidden_real_offset():
     policy = integer_policy("mlp", 8)
     first = policy.layers[0]
     third = (np.int64(1) << first.shift.astype(np.int64)) // 3
     shifted = dataclasses.replace(first, offset=first.offset + third)
-    broken = dataclasses.replace(policy, layers=(shifted, *policy.layers[1:]))
+    return dataclasses.replace(policy, layers=(shifted, *policy.layers[1:]))
+
+
+def test_a_hidden_real_offset_has_no_form_and_is_left_out(tmp_path, capsys):
+    broken = hidden_real_offset()
     with pytest.raises(export.ExportError, match="no real-valued offset"):
         export.export(broken, SPECS["mlp"])
+    sizes, written = deployment._write(tmp_path, broken, SPECS["mlp"], ["onnx", "c"])
+    assert written == ["c"] and sorted(sizes) == ["c", "npz", "npz_weights"]
+    assert "formats: onnx is left out, onnx has no real-valued offset" in capsys.readouterr().out

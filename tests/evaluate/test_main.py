@@ -29,6 +29,8 @@ def test_it_plays_the_stored_networks_to_the_same_returns(cell, capsys):
 
 @pytest.mark.parametrize("runtime", ["onnx", "c"])
 def test_every_runtime_plays_the_same_episodes(cell, capsys, runtime):
+    pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
+    pytest.importorskip("onnx", reason="the deploy extra is not installed")
     assert main([str(cell), "--episodes", "3"]) == 0
     expected = capsys.readouterr().out.splitlines()[:-1]
     assert main([str(cell), "--episodes", "3", "--runtime", runtime]) == 0
