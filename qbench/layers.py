@@ -96,16 +96,21 @@ class Conv2d(Seeded):
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, B, in, H, W] -> [S, B, out, H', W']."""
-        if not x.requires_grad and x.shape[2] < 16 and torch.is_grad_enabled():
-            # The first layer's weight gradient takes a third of the time from channels-last images.
-            images = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            x = images.unflatten(0, x.shape[:2])
-        rows = zip(x, self.weight, self.bias, strict=True)
-        return joined([F.conv2d(*row, stride=self.stride) for row in rows])
+        return convolution(x, self.weight, self.bias, self.stride)
 
     def plain(self) -> nn.Conv2d:
         out_channels, in_channels, *kernel = self.weight.shape[1:]
         return nn.Conv2d(in_channels, out_channels, tuple(kernel), self.stride)  # type: ignore[arg-type]
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, int]) -> Tensor:
+    """Images `x` [S, B, in, H, W] by `weight` [S, out, in, kh, kw] -> [S, B, out, H', W']."""
+    if not x.requires_grad and x.shape[2] < 16 and torch.is_grad_enabled():
+        # The first layer's weight gradient takes a third of the time from channels-last images.
+        images = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        x = images.unflatten(0, x.shape[:2])
+    rows = zip(x, weight, bias, strict=True)
+    return joined([F.conv2d(*row, stride=stride) for row in rows])
 
 
 def joined(members: Sequence[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -222,4 +222,17 @@ class QuantScheme(Protocol):
 
     def convert(self, module: nn.Module) -> IntegerPolicy:
         """The deployed form of a population of one (see `layers.take_seed`)."""
+        ...
+
+
+@runtime_checkable
+class PhasedScheme(Protocol):
+    """A scheme whose networks change what they are in the course of training."""
+
+    def advance(self, module: nn.Module, env_step: float, *, is_target: bool) -> None:
+        """Make a prepared network what it is at `env_step`."""
+        ...
+
+    def next_change(self, env_step: float) -> float:
+        """The next env step at which `advance` would change something; infinity if none."""
         ...

@@ -107,8 +107,7 @@ class DDPG:
         """Ranges that have seen nothing are none: the first minibatch sets them, targets too."""
         self.actor.train()(batch.obs)
         self.critic.train()(batch.obs, batch.action)
-        self.target_actor.copy_buffers()
-        self.target_critic.copy_buffers()
+        self.sync_target(1.0)
 
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:

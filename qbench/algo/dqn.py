@@ -78,7 +78,7 @@ class DQN:
         if self.target is not None and not self._has_ranges:
             # Ranges do not wait for the first sync: one that has seen nothing is no range.
             self._has_ranges = True
-            self.target.copy_buffers()
+            self.sync_target(1.0)
         target = self._target(batch)  # [S, B]
         loss = self._error(q, target).mean(-1)  # [S]
         return loss, {"loss": loss.detach(), "q_mean": q.detach().mean(-1)}

@@ -30,11 +30,6 @@ class TargetNetwork:
                 follow it softly (Lillicrap et al. 2016).
         """
         self._flat.lerp_(online_flat, tau)
-        self.copy_buffers()
-
-    @torch.no_grad()
-    def copy_buffers(self) -> None:
-        """Take over the online network's ranges."""
         buffers = zip(self.network.buffers(), self._online.buffers(), strict=True)
         for target, online in buffers:
             target.copy_(online)

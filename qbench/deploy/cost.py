@@ -4,11 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from qbench.quant.dynamic import DynamicLayer, DynamicNetwork
 from qbench.quant.integer import FloatLayer, IntegerLayer, IntegerNetwork
 from qbench.types import EnvSpec, IntegerPolicy
 
 Shape = tuple[int, ...]
+Layer = FloatLayer | IntegerLayer | DynamicLayer
 FLOAT_BITS = 32
+NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class Cost(NamedTuple):
@@ -66,8 +69,11 @@ def _output_shape(layer: IntegerLayer | FloatLayer, shape: Shape) -> Shape:
 
 def bits_of(network: IntegerPolicy) -> list[tuple[int, int]]:
     """Bits of every layer's weights and inputs."""
-    if not isinstance(network, IntegerNetwork):
-        return [(FLOAT_BITS, FLOAT_BITS)] * len(layers_of(network))
-    tops = [network.input_top, *(layer.top for layer in network.layers[:-1])]
-    inputs = [top.bit_length() for top in tops]
-    return [(layer.bits, n) for layer, n in zip(network.layers, inputs, strict=True)]
+    layers = layers_of(network)
+    if isinstance(network, IntegerNetwork):
+        tops = [network.input_top, *(layer.top for layer in network.layers[:-1])]
+        return [(layer.bits, top.bit_length()) for layer, top in zip(layers, tops, strict=True)]  # type: ignore[union-attr]
+    if isinstance(network, DynamicNetwork):
+        # Bytes that are taken as they are have 8 bits.
+        return [(layer.bits, layer.top.bit_length() or 8) for layer in network.layers]
+    return [(8 * NUMBER_BYTES[layer.number_format], FLOAT_BITS) for layer in layers]  # type: ignore[union-attr]

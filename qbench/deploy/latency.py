@@ -1,5 +1,6 @@
 """Time per call of the forms of one agent, interleaved in one process on one thread."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -7,7 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from qbench.quant.integer import FloatLayer, FloatNetwork, IntegerLayer, IntegerNetwork
+from qbench.deploy.cost import Layer
+from qbench.quant.dynamic import DynamicNetwork
+from qbench.quant.integer import FloatLayer, FloatNetwork, IntegerNetwork
 from qbench.types import EnvSpec, FloatArray, IntegerPolicy, ObsArray
 
 Call = Callable[[ObsArray], FloatArray]
@@ -43,21 +46,23 @@ def _seconds(form: Call, obs: ObsArray, num_calls: int) -> float:
 
 def float_twin(network: IntegerPolicy, spec: EnvSpec) -> FloatNetwork:
     """A float network of the same shapes: what the integers are timed and sized against."""
-    if isinstance(network, FloatNetwork):
-        return network
-    assert isinstance(network, IntegerNetwork)
+    assert isinstance(network, FloatNetwork | IntegerNetwork | DynamicNetwork)
+    layers: Sequence[Layer] = network.layers
+    last = len(layers) - 1
     return FloatNetwork(
-        layers=tuple(_float_layer(layer) for layer in network.layers),
+        layers=tuple(_float_layer(layer, has_relu=i < last) for i, layer in enumerate(layers)),
         input_high=spec.obs_high,
         box=network.box,
     )
 
 
-def _float_layer(layer: IntegerLayer) -> FloatLayer:
+def _float_layer(layer: Layer, *, has_relu: bool) -> FloatLayer:
+    if isinstance(layer, FloatLayer):
+        return dataclasses.replace(layer, number_format="float32")
     return FloatLayer(
         weight=np.float32(1 / 128) * layer.weight.astype(np.float32),
         bias=np.zeros(len(layer.bias), np.float32),
-        has_relu=layer.multiplier is not None,
+        has_relu=has_relu,
         stride=layer.stride,
     )
 

@@ -7,10 +7,15 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from qbench.quant.dynamic import DynamicNetwork
 from qbench.quant.integer import FloatNetwork, IntegerNetwork
 from qbench.types import IntegerPolicy
 
-FORMATS: dict[str, Any] = {"float32": FloatNetwork, "integer": IntegerNetwork}
+FORMATS: dict[str, Any] = {
+    "float32": FloatNetwork,
+    "integer": IntegerNetwork,
+    "dynamic": DynamicNetwork,
+}
 
 
 class ArtifactBytes(NamedTuple):

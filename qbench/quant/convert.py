@@ -21,8 +21,13 @@ from qbench.quant.layer import QuantLayer
 from qbench.quant.trace import Chain, ConversionError, Stage, chain
 
 
-def float_network(module: nn.Module) -> FloatNetwork:
-    """The float32 network of one agent (see `layers.take_seed`)."""
+def float_network(module: nn.Module, number_format: str = "float32") -> FloatNetwork:
+    """The float32 network of one agent (see `layers.take_seed`).
+
+    Args:
+        module: a population of one.
+        number_format: what its numbers are stored in; they have been rounded to it.
+    """
     found = chain(module)
     layers = [
         FloatLayer(
@@ -30,10 +35,11 @@ def float_network(module: nn.Module) -> FloatNetwork:
             bias=_array(layer.bias),
             has_relu=has_relu,
             stride=_stride(layer),
+            number_format=number_format,
         )
         for layer, has_relu in found.stages
     ]
-    return FloatNetwork(layers=tuple(layers), input_high=found.input_high, box=_box(found))
+    return FloatNetwork(layers=tuple(layers), input_high=found.input_high, box=box_of(found))
 
 
 @torch.no_grad()
@@ -59,7 +65,7 @@ def integer_network(module: nn.Module) -> IntegerNetwork:
         input_top=grid.top,
         layers=tuple(_layer(*pair) for pair in zip(found.stages, following, strict=True)),
         output_scale=_array(scale[0]),
-        box=_box(found),
+        box=box_of(found),
     )
 
 
@@ -86,7 +92,8 @@ def _stride(layer: nn.Module) -> tuple[int, int] | None:
     return stride
 
 
-def _box(found: Chain) -> TanhToBox | None:
+def box_of(found: Chain) -> TanhToBox | None:
+    """What ends an actor; None of a Q-network."""
     if found.box is None:
         return None
     return TanhToBox(

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qbench import layers
+from qbench.quant import ranges
 
 Stride = tuple[int, int] | None
 BIAS_CODE_LIMIT = 2**23
@@ -87,7 +88,7 @@ class Codes(NamedTuple):
 
 
 def encode_layer(
-    weight: Tensor, bias: Tensor, grid: Grid, *, bits: int, per_channel: bool
+    weight: Tensor, bias: Tensor, grid: Grid, *, bits: int, per_channel: bool, weight_range: str
 ) -> Codes:
     """Integers of a layer whose input lies on `grid`.
 
@@ -95,22 +96,27 @@ def encode_layer(
         weight: [S, out, F] or [S, out, in, kh, kw] float32.
         bias: [S, out] float32.
         grid: of the layer's input.
-        bits: of the weights; the codes lie in [-(2^(bits-1) - 1), 2^(bits-1) - 1].
+        bits: of the weights; the codes lie in [-(2^(bits-1) - 1), 2^(bits-1) - 1], and at one
+            bit are -1 and 1.
         per_channel: one scale per output unit; otherwise one per layer.
+        weight_range: what the scale is taken from, of `ranges.SCALES`.
     """
-    top = 2 ** (bits - 1) - 1
     folded = weight.flatten(2) * grid.scale.flatten(2)
-    dims = -1 if per_channel else (-2, -1)
-    scale = folded.abs().amax(dim=dims, keepdim=True).squeeze(-1) / top  # [S, out] or [S, 1]
-    floor = bias.abs() / BIAS_CODE_LIMIT
-    if not per_channel:
-        floor = floor.amax(dim=-1, keepdim=True)
-    scale = torch.maximum(scale, floor).clamp_min(1e-12).expand(bias.shape)
-    codes = folded.div_(scale.unsqueeze(-1)).round_()
+    scale = ranges.SCALES[weight_range](folded, bits, (-1,) if per_channel else (-2, -1))
+    scale = torch.maximum(scale.squeeze(-1), bias_floor(bias, per_channel))
+    scale = scale.clamp_min(1e-12).expand(bias.shape)
+    scaled = folded.div_(scale.unsqueeze(-1))
+    codes = ranges.round_weights(scaled, bits, can_clip=weight_range != "max")
     bias_codes = bias / scale
     if not grid.has_integer_zero:
         bias_codes -= (codes * (grid.zero - grid.centre).flatten(2)).sum(-1)
     return Codes(codes.view(weight.shape), bias_codes.round_(), scale)
+
+
+def bias_floor(bias: Tensor, per_channel: bool) -> Tensor:
+    """The least scales [S, out] or [S, 1] at which no bias [S, out] leaves `BIAS_CODE_LIMIT`."""
+    floor = bias.abs() / BIAS_CODE_LIMIT
+    return floor if per_channel else floor.amax(dim=-1, keepdim=True)
 
 
 def apply(
@@ -219,7 +225,10 @@ def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
     """The layer's output [S, B, out, ...] from centred input codes [S, B, ...]."""
     if stride is None:
         sums = torch.baddbmm(codes.bias.unsqueeze(1), centred, codes.weight.transpose(1, 2))
-        return sums.mul_(codes.scale.unsqueeze(1))
-    members = zip(centred, codes.weight, codes.bias, strict=True)
-    sums = layers.joined([F.conv2d(*member, stride=stride) for member in members])
-    return sums.mul_(codes.scale[:, None, :, None, None])
+        scale = codes.scale.unsqueeze(1)
+    else:
+        members = zip(centred, codes.weight, codes.bias, strict=True)
+        sums = layers.joined([F.conv2d(*member, stride=stride) for member in members])
+        scale = codes.scale[:, None, :, None, None]
+    # A learned scale's gradient is made of the sums.
+    return sums * scale if scale.requires_grad else sums.mul_(scale)

@@ -10,9 +10,9 @@ in float, after the output is dequantized: tanh, rescaled to its Box.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -167,7 +167,7 @@ class IntegerNetwork:
 
     def __call__(self, obs: ObsArray, /) -> FloatArray:
         """Outputs [B, A] float32 at obs [B, *obs_shape]."""
-        return np.concatenate([self.trace(rows)[-1] for rows in _chunks(obs)])
+        return np.concatenate([self.trace(rows)[-1] for rows in chunks(obs)])
 
     def trace(self, obs: ObsArray) -> list[FloatArray]:
         """Codes at every layer's input, then the outputs [B, A] float32."""
@@ -187,7 +187,7 @@ class IntegerNetwork:
             "input_top": np.array([self.input_top], np.uint8),
             "output_scale": self.output_scale,
         }
-        return stored | _stored_layers(self.layers) | _stored_box(self.box)
+        return stored | stored_layers(self.layers) | stored_box(self.box)
 
     @classmethod
     def from_arrays(cls, stored: Arrays) -> "IntegerNetwork":
@@ -196,20 +196,39 @@ class IntegerNetwork:
             input_inverse_scale=stored["input_inverse_scale"],
             input_zero=stored["input_zero"],
             input_top=int(stored["input_top"][0]),
-            layers=tuple(IntegerLayer.from_arrays(layer) for layer in _layers_in(stored)),
+            layers=tuple(IntegerLayer.from_arrays(layer) for layer in layers_in(stored)),
             output_scale=stored["output_scale"],
-            box=_box_in(stored),
+            box=box_in(stored),
         )
+
+
+def _upper_half(array: FloatArray) -> npt.NDArray[Any]:
+    """bfloat16, which NumPy lacks: the upper 16 bits of float32 numbers that fit them."""
+    return (np.ascontiguousarray(array).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def _float32(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
+
+
+NUMBER_FORMATS: dict[str, Callable[[FloatArray], npt.NDArray[Any]]] = {
+    "float32": lambda array: array,
+    "float16": lambda array: array.astype(np.float16),
+    "bfloat16": _upper_half,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FloatLayer:
-    """A float32 layer, and whether a ReLU follows it."""
+    """A layer computed in float32, and whether a ReLU follows it."""
 
     weight: npt.NDArray[np.float32]  # [out, in], or [out, in, kh, kw]
     bias: npt.NDArray[np.float32]
     has_relu: bool
     stride: Stride = None
+    number_format: str = "float32"  # what is stored, of NUMBER_FORMATS
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """[B, ...] -> [B, out, ...]."""
@@ -221,23 +240,26 @@ class FloatLayer:
     def arrays(self) -> Arrays:
         """Weights, biases, the ReLU's flag and the stride."""
         described = np.array([self.has_relu, *(self.stride or (0, 0))], np.int32)
-        return {"weight": self.weight, "bias": self.bias, "format": described}
+        pack = NUMBER_FORMATS[self.number_format]
+        return {"weight": pack(self.weight), "bias": pack(self.bias), "format": described}
 
     @classmethod
     def from_arrays(cls, stored: Arrays) -> "FloatLayer":
         """Inverse of `arrays`."""
         has_relu, *stride = (int(n) for n in stored["format"])
+        dtype = stored["weight"].dtype
         return cls(
-            weight=stored["weight"],
-            bias=stored["bias"],
+            weight=_float32(stored["weight"]),
+            bias=_float32(stored["bias"]),
             has_relu=bool(has_relu),
             stride=(stride[0], stride[1]) if stride[0] else None,
+            number_format="bfloat16" if dtype == np.uint16 else str(dtype),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FloatNetwork:
-    """A float32 agent as plain arrays."""
+    """An agent in float32 as plain arrays."""
 
     layers: tuple[FloatLayer, ...]
     input_high: int | None = None  # observations are bytes up to this, scaled to 1
@@ -245,7 +267,7 @@ class FloatNetwork:
 
     def __call__(self, obs: ObsArray, /) -> FloatArray:
         """Outputs [B, A] float32 at obs [B, *obs_shape]."""
-        return np.concatenate([self._outputs(rows) for rows in _chunks(obs)])
+        return np.concatenate([self._outputs(rows) for rows in chunks(obs)])
 
     def _outputs(self, obs: ObsArray) -> FloatArray:
         x: FloatArray = obs.astype(np.float32)
@@ -258,41 +280,53 @@ class FloatNetwork:
     def arrays(self) -> Arrays:
         """Everything that has to be stored."""
         stored: Arrays = {"input_high": np.array([self.input_high or 0], np.uint8)}
-        return stored | _stored_layers(self.layers) | _stored_box(self.box)
+        return stored | stored_layers(self.layers) | stored_box(self.box)
 
     @classmethod
     def from_arrays(cls, stored: Arrays) -> "FloatNetwork":
         """Inverse of `arrays`."""
         return cls(
-            layers=tuple(FloatLayer.from_arrays(layer) for layer in _layers_in(stored)),
+            layers=tuple(FloatLayer.from_arrays(layer) for layer in layers_in(stored)),
             input_high=int(stored["input_high"][0]) or None,
-            box=_box_in(stored),
+            box=box_in(stored),
         )
 
 
-def _chunks(obs: ObsArray) -> Iterator[ObsArray]:
+def chunks(obs: ObsArray) -> Iterator[ObsArray]:
     """Vectors all at once, images some at a time."""
     size = CHUNK if obs.ndim == 4 else max(len(obs), 1)
     for start in range(0, max(len(obs), 1), size):
         yield obs[start : start + size]
 
 
-def _stored_layers(layers: Sequence[IntegerLayer | FloatLayer]) -> Arrays:
+class StoredLayer(Protocol):
+    """A layer that can be stored."""
+
+    def arrays(self) -> Arrays:
+        """Its arrays, `format` among them."""
+        ...
+
+
+def stored_layers(layers: Sequence[StoredLayer]) -> Arrays:
+    """The arrays of all layers, each name behind its layer's number."""
     numbered = enumerate(layers)
     return {f"{i}.{name}": a for i, layer in numbered for name, a in layer.arrays().items()}
 
 
-def _layers_in(stored: Arrays) -> Iterator[Arrays]:
+def layers_in(stored: Arrays) -> Iterator[Arrays]:
+    """Inverse of `stored_layers`."""
     for i in range(sum(name.endswith(".format") for name in stored)):
         prefix = f"{i}."
         yield {n.removeprefix(prefix): a for n, a in stored.items() if n.startswith(prefix)}
 
 
-def _stored_box(box: TanhToBox | None) -> Arrays:
+def stored_box(box: TanhToBox | None) -> Arrays:
+    """What ends an actor."""
     return {} if box is None else {"box_scale": box.scale, "box_offset": box.offset}
 
 
-def _box_in(stored: Arrays) -> TanhToBox | None:
+def box_in(stored: Arrays) -> TanhToBox | None:
+    """Inverse of `stored_box`."""
     if "box_scale" not in stored:
         return None
     return TanhToBox(scale=stored["box_scale"], offset=stored["box_offset"])

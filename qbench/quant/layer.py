@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench import layers
-from qbench.quant import fake
+from qbench.quant import fake, ranges
 
 MOMENTUM = 0.01  # weight of the newest minibatch, torch.ao's MovingAverageMinMaxObserver
 WIDENED = 2**-12  # of its width, at either end
@@ -21,9 +21,20 @@ class LayerSpec:
     weight_bits: int
     input_bits: int
     per_channel: bool  # one weight scale per output unit
+    weight_range: str  # of `ranges.SCALES`, or learned
     per_feature: bool  # one input range per feature
-    range: str  # min_max | moving_average | unit: [0, 1] for good
+    range: str  # unit: [0, 1] for good | min_max | of `RANGES` | learned | clipped
+    percentile: float  # of range=percentile
     grid: str  # zero_point | affine
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the optimizer moves a scale of the layer."""
+        return self.weight_range == "learned" or self.range in ("learned", "clipped")
+
+
+RANGES = ("moving_average", "percentile", "mse")
+"""Moving averages over minibatches, of their extremes, percentiles or least-squares ranges."""
 
 
 class QuantLayer(layers.Seeded):
@@ -32,6 +43,7 @@ class QuantLayer(layers.Seeded):
     The input's range moves in train mode with gradients on, and nowhere else. Codes are cached
     from one such forward to the next, and until the mode is set anew: whoever changes weights
     sets the mode before the next forward (an optimizer writes past autograd's version counters).
+    `set_phase` makes it a float layer, or one whose range stands still.
 
     Args:
         layer: whose Parameters are taken over, a `layers.Linear` or `layers.Conv2d`.
@@ -49,7 +61,15 @@ class QuantLayer(layers.Seeded):
         shape = rest if spec.per_feature else [1] * len(rest)
         pair = layer.weight.new_tensor(low_high).view(1, 2, *[1] * len(rest))
         self.register_buffer("input_range", pair.repeat(num_seeds, 1, *shape))
+        self.momentum = MOMENTUM
+        self.is_quantizing, self.is_frozen = True, False
         self._cached: tuple[fake.Grid, fake.Codes] | None = None
+
+    def set_phase(self, *, is_quantizing: bool, is_frozen: bool) -> None:
+        """Whether the layer quantizes, and whether its range has stopped moving."""
+        if (is_quantizing, is_frozen) != (self.is_quantizing, self.is_frozen):
+            self.is_quantizing, self.is_frozen = is_quantizing, is_frozen
+            self._cached = None
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; the cached codes are dropped."""
@@ -59,14 +79,28 @@ class QuantLayer(layers.Seeded):
     def forward(self, x: Tensor) -> Tensor:
         """[S, B, ...] -> [S, B, out, ...]."""
         is_learning = self.training and torch.is_grad_enabled()
-        if is_learning:
+        if is_learning and not self.is_frozen:
             self._observe(x.detach())
-            self._cached = self._encode()
+        if not self.is_quantizing:
+            return self._in_float(x)
+        return self._learn(x) if is_learning else self._infer(x)
+
+    def _learn(self, x: Tensor) -> Tensor:
+        """The output in training, on codes that are made anew."""
+        self._cached = grid, codes = self._encode()
+        return fake.apply(x, self.weight, self.bias, grid, codes, self.stride)
+
+    def _infer(self, x: Tensor) -> Tensor:
+        """The output by the codes as they stand."""
         grid, codes = self.codes()
-        if is_learning or (x.requires_grad and torch.is_grad_enabled()):
-            # In eval mode too: an actor learns through a frozen critic.
+        if x.requires_grad and torch.is_grad_enabled():  # An actor learns through a frozen critic.
             return fake.apply(x, self.weight, self.bias, grid, codes, self.stride)
         return fake.accumulate(fake.encode(x, grid).sub_(grid.centre), codes, self.stride)
+
+    def _in_float(self, x: Tensor) -> Tensor:
+        if self.stride is None:
+            return layers.affine(x, self.weight, self.bias)
+        return layers.convolution(x, self.weight, self.bias, self.stride)
 
     def codes(self) -> tuple[fake.Grid, fake.Codes]:
         """The input's grid and the layer's integers as they stand."""
@@ -76,6 +110,8 @@ class QuantLayer(layers.Seeded):
 
     def cached_tensors(self) -> list[Tensor]:
         """What eval mode keeps beside the parameters, for the memory ledger."""
+        if not self.is_quantizing:
+            return []
         grid, codes = self.codes()
         scale = codes.scale[:, :1] if not self.spec.per_channel else codes.scale
         zeros = [grid.zero] if grid.has_integer_zero else [grid.zero, grid.centre]
@@ -87,6 +123,19 @@ class QuantLayer(layers.Seeded):
 
     @torch.no_grad()
     def _encode(self) -> tuple[fake.Grid, fake.Codes]:
+        grid, spec = self._grid(), self.spec
+        codes = fake.encode_layer(
+            self.weight,
+            self.bias,
+            grid,
+            bits=spec.weight_bits,
+            per_channel=spec.per_channel,
+            weight_range=spec.weight_range,
+        )
+        return grid, codes
+
+    def _grid(self) -> fake.Grid:
+        """The input's grid, from its range."""
         low, high = self.input_range[:, :1], self.input_range[:, 1:]
         unseen = low > high
         low, high = low.masked_fill(unseen, -1.0), high.masked_fill(unseen, 1.0)
@@ -96,35 +145,43 @@ class QuantLayer(layers.Seeded):
             # on rounding ties, where integers and floats part.
             margin = (high - low).mul_(WIDENED)
             low, high = low - margin, high + margin
-        grid = fake.GRIDS[self.spec.grid](low, high, self.spec.input_bits)
-        spec = self.spec
-        codes = fake.encode_layer(
-            self.weight, self.bias, grid, bits=spec.weight_bits, per_channel=spec.per_channel
-        )
-        return grid, codes
+        return fake.GRIDS[self.spec.grid](low, high, self.spec.input_bits)
 
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         """Move the range by one minibatch [S, B, ...]."""
         if self.spec.range == "unit":
             return
-        dims = 1 if self.spec.per_feature else tuple(range(1, x.ndim))
         old = self.input_range
-        seen = torch.stack((x.amin(dims), x.amax(dims)), 1).view_as(old)
+        seen = self._seen(x).view_as(old)
         # A diverged seed's activations must not reach its range: it is frozen as it was.
         seen = torch.where(seen.sum(1, keepdim=True).isfinite(), seen, old)
-        if self.spec.range == "moving_average":
+        if self.spec.range in RANGES:
             # The first minibatch is taken whole: the range is then still empty (infinite).
-            old.copy_(torch.where(old.isinf(), seen, torch.lerp(old, seen, MOMENTUM)))
+            old.copy_(torch.where(old.isinf(), seen, torch.lerp(old, seen, self.momentum)))
         else:
             torch.minimum(old[:, :1], seen[:, :1], out=old[:, :1])
             torch.maximum(old[:, 1:], seen[:, 1:], out=old[:, 1:])
 
+    def _seen(self, x: Tensor) -> Tensor:
+        """The range of one minibatch, [S, 2] or [S, 2, F]."""
+        if self.spec.range == "percentile":
+            return ranges.percentiles(x, self.spec.percentile)
+        if self.spec.range == "mse":
+            return ranges.least_squares_range(x, self.spec.input_bits)
+        dims = 1 if self.spec.per_feature else tuple(range(1, x.ndim))
+        return torch.stack((x.amin(dims), x.amax(dims)), 1)
+
     def take_seed(self, k: int) -> nn.Module:
         """Seed k's layer as a population of one with its own copies."""
         taken = copy.copy(self)
-        tensors = {**self._parameters, **self._buffers}
-        row = {name: t[k : k + 1].detach().clone() for name, t in tensors.items() if t is not None}
-        taken._parameters = {name: nn.Parameter(row[name]) for name in self._parameters}
-        taken._buffers = {name: row[name] for name in self._buffers}
+
+        def row(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[k : k + 1].detach().clone()
+
+        taken._buffers = {name: row(tensor) for name, tensor in self._buffers.items()}
+        taken._parameters = {
+            name: None if (own := row(tensor)) is None else nn.Parameter(own)
+            for name, tensor in self._parameters.items()
+        }
         return taken.train(self.training)

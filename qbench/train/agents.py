@@ -1,5 +1,6 @@
 """The agents of a cell: trained here, or taken from the `none` cell and quantized."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ def train_agents(
     finally:
         parts.collector.close()
     kept = module.snapshots.keep_rest(parts.collector.env_step)
+    parts.phases(math.inf)  # A budget of episodes may end before a delay does.
     return Agents(
         seeds=parts.seeds,
         env=parts.env,
@@ -82,6 +84,7 @@ def _build_module(cfg: DictConfig, run_dir: Path, parts: Parts) -> PopulationMod
 
     return PopulationModule(
         learner=parts.learner,
+        phases=parts.phases,
         collector=parts.collector,
         loop=parts.loop,
         precision=cfg.trainer.precision,

@@ -15,6 +15,7 @@ from qbench.quant.trace import ConversionError, chain
 from qbench.replay import Replay, ReplaySampler
 from qbench.schedule import Linear
 from qbench.train.errors import ConfigError
+from qbench.train.phases import Phases
 from qbench.types import EnvFactory, EnvSpec, Exploration, Learner, QuantScheme
 
 
@@ -41,6 +42,7 @@ class Parts:
     spec: EnvSpec
     scheme: QuantScheme
     learner: Learner
+    phases: Phases
     replay: Replay
     sampler: ReplaySampler
     collector: Collector
@@ -67,6 +69,7 @@ def build(cfg: DictConfig) -> Parts:
         spec=spec,
         scheme=scheme,
         learner=learner,
+        phases=Phases(scheme, learner),
         replay=replay,
         sampler=ReplaySampler(
             replay=replay,

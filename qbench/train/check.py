@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from qbench.train import cells, spaces
+from qbench.train import cells, quantization, spaces
 from qbench.train.cells import is_ours
 from qbench.train.errors import ConfigError as ConfigError
 from qbench.train.errors import Incompatible as Incompatible
@@ -64,8 +64,8 @@ FRACTION = Number(low=0, high=1, is_whole=False)
 POSITIVE = Number(low=0, is_whole=False, is_low_excluded=True)
 POSITIVE_OR_NULL = Number(low=0, is_whole=False, is_low_excluded=True, is_nullable=True)
 FLAG = OneOf((True, False))
-BITS = Number(low=2, high=8)
-BITS_OR_NULL = Number(low=2, high=8, is_nullable=True)
+BITS = Number(low=1, high=8)
+BITS_OR_NULL = Number(low=1, high=8, is_nullable=True)
 
 RULES: dict[str, Number | OneOf] = {
     "seed": COUNT_OR_ZERO,
@@ -86,7 +86,7 @@ RULES: dict[str, Number | OneOf] = {
     "logger.mode": OneOf(("offline", "online", "disabled")),
 }
 
-# By the last part of a key, below `algo` and below `quant`.
+# By the last part of a key, or the last two, below `algo` and below `quant`.
 ALGO_RULES: dict[str, Number | OneOf] = {
     "learning_rate": POSITIVE,
     "learning_rate_left": Number(low=0, high=1, is_whole=False),
@@ -111,12 +111,22 @@ ALGO_RULES: dict[str, Number | OneOf] = {
 
 QUANT_RULES: dict[str, Number | OneOf] = {
     "bits": BITS,
-    "input_bits": BITS,
-    "output_bits": BITS_OR_NULL,
+    "weights.input_bits": BITS_OR_NULL,
+    "weights.output_bits": BITS_OR_NULL,
+    "weights.range": OneOf(("max", "mse", "mean", "learned")),
     "granularity": OneOf(("channel", "tensor")),
-    "range": OneOf(("min_max", "moving_average")),
+    "activations.input_bits": BITS,
+    "activations.range": OneOf(
+        ("min_max", "moving_average", "percentile", "mse", "learned", "clipped")
+    ),
+    "activation_bits": Number(low=2, high=8),
+    "percentile": Number(low=50, high=100, is_whole=False, is_low_excluded=True),
     "grid": OneOf(("zero_point", "affine")),
+    "delay_env_steps": COUNT_OR_ZERO,
+    "freeze_env_steps": COUNT_OR_NULL,
     "scope": OneOf(("actor", "all")),
+    "quant.target_network": OneOf(("quantized", "float")),
+    "number_format": OneOf(("float16", "bfloat16")),
 }
 
 # By the key below `env`.
@@ -157,6 +167,7 @@ def check_cell(cfg: DictConfig) -> None:
         _check_budget(cfg)
     if is_ours(cfg, "quant"):
         _check_leaves(cfg, "quant", QUANT_RULES)
+        quantization.check_quant(cfg)
     if is_ours(cfg, "env"):
         _check_leaves(cfg, "env", ENV_RULES)
     _check_sweep_name(cfg)
@@ -204,7 +215,8 @@ def _check_value(cfg: DictConfig, key: str, rule: Number | OneOf) -> None:
 
 def _check_leaves(cfg: DictConfig, group: str, rules: dict[str, Number | OneOf]) -> None:
     for key in _leaves(cfg[group], group):
-        rule = rules.get(key.rpartition(".")[2])
+        *_, owner, name = key.split(".")
+        rule = rules.get(f"{owner}.{name}") or rules.get(name)
         if rule is not None:
             _check_value(cfg, key, rule)
 

@@ -16,6 +16,7 @@ from qbench.replay import ReplaySampler
 from qbench.schedule import crossed
 from qbench.train.average import Average
 from qbench.train.build import Loop
+from qbench.train.phases import Phases
 from qbench.types import Learner, Metrics
 
 
@@ -27,6 +28,7 @@ class PopulationModule(LightningModule):
 
     Args:
         learner: the algorithm.
+        phases: of its networks' quantization.
         collector: envs and replay.
         loop: intervals.
         precision: of an update's products, "float32" or "bfloat16".
@@ -38,6 +40,7 @@ class PopulationModule(LightningModule):
         self,
         *,
         learner: Learner,
+        phases: Phases,
         collector: Collector,
         loop: Loop,
         precision: str,
@@ -50,6 +53,7 @@ class PopulationModule(LightningModule):
         # As attributes they are in checkpoints; `network` is the deployed one.
         for name, network in {**learner.trained(), **learner.targets()}.items():
             setattr(self, name, network)
+        self.phases = phases
         self.collector = collector
         self.loop = loop
         self._precision = precision
@@ -78,6 +82,7 @@ class PopulationModule(LightningModule):
     def _cycle(self, sampler: ReplaySampler) -> None:
         """`train_frequency` env steps, then `gradient_steps` updates, then the target."""
         before = self.collector.env_step
+        self.phases(before)
         count = min(self.loop.train_frequency, self.stops[-1] - before)
         ended = self.collector.collect(count)
         self.episodes += self.snapshots.take(ended)

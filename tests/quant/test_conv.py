@@ -65,7 +65,13 @@ def random_layer(grid_name, bits=4):
     bounds = torch.tensor([[-2.0, 4.0], [-1.0, 3.0]])
     low, high = (b.view(2, 1, 1, 1, 1) for b in bounds.T)
     grid = fake.GRIDS[grid_name](low, high, bits)
-    return x, weight, bias, grid, fake.encode_layer(weight, bias, grid, bits=bits, per_channel=True)
+    return (
+        x,
+        weight,
+        bias,
+        grid,
+        fake.encode_layer(weight, bias, grid, bits=bits, per_channel=True, weight_range="max"),
+    )
 
 
 def patches(x, stride):

@@ -50,7 +50,9 @@ def test_an_empty_range_does_not_divide_by_zero():
 
 def layer_codes(weight, bias, grid, bits=8, per_channel=True):
     weight, bias = torch.tensor([weight]), torch.tensor([bias])
-    return fake.encode_layer(weight, bias, grid, bits=bits, per_channel=per_channel)
+    return fake.encode_layer(
+        weight, bias, grid, bits=bits, per_channel=per_channel, weight_range="max"
+    )
 
 
 ONE, NONE = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
@@ -71,8 +73,12 @@ def test_per_tensor_weights_share_one_scale():
 
 def test_w_and_minus_w_round_alike():
     weight = torch.randn(1, 5, 9)
-    plus = fake.encode_layer(weight, torch.zeros(1, 5), UNIT, bits=4, per_channel=True)
-    minus = fake.encode_layer(-weight, torch.zeros(1, 5), UNIT, bits=4, per_channel=True)
+    plus = fake.encode_layer(
+        weight, torch.zeros(1, 5), UNIT, bits=4, per_channel=True, weight_range="max"
+    )
+    minus = fake.encode_layer(
+        -weight, torch.zeros(1, 5), UNIT, bits=4, per_channel=True, weight_range="max"
+    )
     assert torch.equal(plus.weight, -minus.weight)
     assert plus.weight.abs().max() <= 7
 
@@ -101,7 +107,7 @@ def test_forward_is_the_product_of_the_decoded_tensors(name, per_feature):
     shape = (3, 1, 4 if per_feature else 1)
     grid = fake.GRIDS[name](-torch.rand(shape) - 0.5, torch.rand(shape) + 0.5, bits=8)
     x, weight, bias = torch.randn(3, 6, 4), torch.randn(3, 5, 4), torch.randn(3, 5)
-    codes = fake.encode_layer(weight, bias, grid, bits=8, per_channel=True)
+    codes = fake.encode_layer(weight, bias, grid, bits=8, per_channel=True, weight_range="max")
     y = fake.FakeQuantLinear.apply(x, weight, bias, grid, codes)
     x_hat = fake.decode(fake.encode(x, grid), grid)
     w_hat = codes.weight * codes.scale.unsqueeze(-1) / grid.scale
@@ -119,7 +125,9 @@ def test_gradients_are_straight_through(name, per_feature):
     grid = fake.GRIDS[name](-torch.rand(shape) - 0.3, torch.rand(shape) + 0.3, bits=4)
     x, weight = torch.randn(2, 9, 4, requires_grad=True), torch.randn(2, 5, 4, requires_grad=True)
     bias = torch.randn(2, 5, requires_grad=True)
-    codes = fake.encode_layer(weight.detach(), bias.detach(), grid, bits=8, per_channel=True)
+    codes = fake.encode_layer(
+        weight.detach(), bias.detach(), grid, bits=8, per_channel=True, weight_range="max"
+    )
 
     def straight_through(value, quantized):
         return value + (quantized - value).detach()
@@ -151,7 +159,9 @@ def test_codes_agree_with_torchs_own_fake_quantization():
     )
     torch.testing.assert_close(fake.decode(fake.encode(x, grid), grid), expected)
     weight = torch.randn(1, 6, 11)
-    codes = fake.encode_layer(weight, torch.zeros(1, 6), UNIT, bits=4, per_channel=True)
+    codes = fake.encode_layer(
+        weight, torch.zeros(1, 6), UNIT, bits=4, per_channel=True, weight_range="max"
+    )
     expected = torch.fake_quantize_per_channel_affine(
         weight[0], codes.scale[0], torch.zeros(6, dtype=torch.int32), 0, -7, 7
     )

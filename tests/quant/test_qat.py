@@ -1,6 +1,7 @@
 """Prepared networks: keys, ranges, levels, and agreement with the integers they become."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -26,11 +27,22 @@ from tests.toys import mlp, q_population
 
 
 def scheme(bits=8, cls=QAT, **changes):
-    weights = {"bits": bits, "output_bits": None, "granularity": "channel"}
+    weights = {"bits": bits, "input_bits": None, "output_bits": None, "granularity": "channel"}
+    weights["range"] = "mean" if bits == 1 else "max"
     activations = {"bits": bits, "input_bits": 8, "range": "moving_average", "grid": "zero_point"}
+    activations["percentile"] = 99.9
+    settings = {"schedule": {"delay_env_steps": 0, "freeze_env_steps": None}, "scope": "actor"}
+    settings["target_network"] = "quantized"
     for key, value in changes.items():
-        (weights if key in weights and key != "bits" else activations)[key] = value
-    return cls(weights=weights, activations=activations, scope="actor")
+        group, _, name = key.partition("_") if key.startswith("weight_") else ("", "", key)
+        if group:
+            weights[name] = value
+        elif key in settings:
+            settings[key] = value
+        else:
+            (weights if key in ("output_bits", "granularity") else activations)[key] = value
+    more = settings if cls is QAT else {}
+    return cls(weights=weights, activations=activations, **more)
 
 
 def observed(scheme, num_seeds=2, num_batches=30, hidden_sizes=(120, 84)):
@@ -77,7 +89,7 @@ def test_prepared_layers_hold_the_same_parameters():
     assert [id(p) for p in prepared.parameters()] == [id(p) for p in network.parameters()]
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
 def test_every_tensor_is_quantized_and_holds_at_most_two_to_the_bits_levels(bits, granularity):
     module = observed(scheme(bits, granularity=granularity))
@@ -90,7 +102,7 @@ def test_every_tensor_is_quantized_and_holds_at_most_two_to_the_bits_levels(bits
     for i, layer in enumerate(found):
         grid, codes = layer.codes()
         assert codes.weight.unique().numel() <= 2**bits
-        assert codes.weight.abs().max() == 2 ** (bits - 1) - 1
+        assert codes.weight.abs().max() == max(2 ** (bits - 1) - 1, 1)
         levels = fake.encode(inputs[i], grid).unique()
         input_bits = 8 if i == 0 else bits
         assert levels.min() >= 0 and levels.max() <= 2**input_bits - 1
@@ -112,6 +124,29 @@ def test_the_first_minibatch_sets_the_range_and_the_average_follows():
     assert layer.input_range.flatten().tolist() == [0.0, 1.0]
     layer(torch.stack([low - 1, high + 2]).unsqueeze(0))
     assert layer.input_range.flatten().tolist() == pytest.approx([-0.01, 1.02])
+
+
+@pytest.mark.parametrize(
+    ("range_", "expected"), [("percentile", [0.1, 99.9]), ("mse", [0.0, 100.0])]
+)
+def test_other_ranges_follow_in_the_same_way(range_, expected):
+    layer = scheme(range=range_).prepare(q_population([0], hidden_sizes=(101, 16))).torso.layers[2]
+    layer.train()
+    layer(torch.arange(101.0).view(1, 1, 101))
+    assert layer.input_range.flatten().tolist() == pytest.approx(expected, abs=1e-4)
+    layer(2 * torch.arange(101.0).view(1, 1, 101))
+    assert layer.input_range.flatten().tolist() == pytest.approx(
+        [1.01 * end for end in expected], abs=1e-3
+    )
+
+
+def test_first_and_last_layers_may_have_weight_bits_of_their_own():
+    quant = scheme(1, output_bits=8)
+    quant.weights = dataclasses.replace(quant.weights, input_bits=4)
+    found = [
+        m.spec for m in quant.prepare(q_population([0])).modules() if isinstance(m, QuantLayer)
+    ]
+    assert [(s.weight_bits, s.weight_range) for s in found] == [(4, "max"), (1, "mean"), (8, "max")]
 
 
 def test_the_observation_has_one_min_max_range_per_feature():
@@ -217,7 +252,7 @@ def test_a_quantized_seed_is_bit_identical_in_any_population(num_seeds):
 
 @pytest.mark.parametrize("grid", ["zero_point", "affine"])
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
-@pytest.mark.parametrize("bits", [8, 5, 4, 2])
+@pytest.mark.parametrize("bits", [8, 5, 4, 2, 1])
 def test_integers_agree_with_fake_quantization_on_10000_observations(bits, granularity, grid):
     quant = scheme(bits, granularity=granularity, grid=grid)
     module = observed(quant)

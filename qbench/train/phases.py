@@ -1,0 +1,29 @@
+"""When a scheme's networks change what they are: a delayed start, ranges that freeze."""
+
+import math
+
+from qbench.types import Learner, PhasedScheme, QuantScheme
+
+
+class Phases:
+    """Brings every network of a learner to its phase; a scheme without phases costs nothing.
+
+    Args:
+        scheme: whose networks they are.
+        learner: holds them.
+    """
+
+    def __init__(self, scheme: QuantScheme, learner: Learner) -> None:
+        self._scheme = scheme if isinstance(scheme, PhasedScheme) else None
+        self._learner = learner
+        self._next_change: float = -math.inf
+
+    def __call__(self, env_step: float) -> None:
+        """Bring the networks to `env_step`, which never decreases."""
+        if self._scheme is None or env_step < self._next_change:
+            return
+        for network in self._learner.trained().values():
+            self._scheme.advance(network, env_step, is_target=False)
+        for network in self._learner.targets().values():
+            self._scheme.advance(network, env_step, is_target=True)
+        self._next_change = self._scheme.next_change(env_step)
