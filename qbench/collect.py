@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from qbench.replay import Replay
-from qbench.types import ActionArray, Envs, Exploration, Learner
+from qbench.types import BehaviourPolicy, Envs, Exploration
 
 
 class Episode(NamedTuple):
@@ -25,7 +24,7 @@ class Collector:
     Args:
         envs: one env per seed; they reset whoever has ended, from its own generator.
         env_seeds: seeds the generator of each env at its first reset.
-        learner: its greedy actions are taken where exploration does not replace them.
+        policy: its greedy actions are taken where exploration does not replace them.
         explore: (greedy, env_step) -> actions [S, *action_shape].
         replay: receives the transitions.
     """
@@ -35,13 +34,13 @@ class Collector:
         *,
         envs: Envs,
         env_seeds: Sequence[int],
-        learner: Learner,
+        policy: BehaviourPolicy,
         explore: Exploration,
         replay: Replay,
     ) -> None:
         self.env_step = 0
         self._envs = envs
-        self._learner = learner
+        self.policy = policy
         self._explore = explore
         self._replay = replay
         self._obs = envs.reset(env_seeds)
@@ -55,13 +54,8 @@ class Collector:
             episodes += self._step()
         return episodes
 
-    def _greedy(self) -> ActionArray:
-        obs = torch.from_numpy(self._obs).unsqueeze(1)  # [S, 1, *obs_shape]
-        device = self._learner.alive.device
-        return self._learner.act(obs.to(device))[:, 0].cpu().numpy()
-
     def _step(self) -> list[Episode]:
-        action = self._explore(self._greedy, self.env_step)
+        action = self._explore(lambda: self.policy(self._obs), self.env_step)
         self.env_step += 1
         stepped = self._envs.step(action)
         self._replay.add(

@@ -254,15 +254,15 @@ ROW_MULTIPLE = 64
 other instructions than the rest; with whole vectors per row no seed's bits depend on S."""
 
 
-def flatten_parameters(module: nn.Module) -> Tensor:
+def flatten_parameters(module: nn.Module, multiple: int = ROW_MULTIPLE) -> Tensor:
     """Move all parameters of `module` into one [S, P] tensor, of which they become views.
 
     What is done per seed (clipping, soft target updates, freezing, Adam) is then one
-    operation on one tensor instead of one per layer. P is padded to `ROW_MULTIPLE`.
+    operation on one tensor instead of one per layer. P is padded to a multiple of `multiple`.
     """
     parameters = list(module.parameters())
     sizes = [p[0].numel() for p in parameters]
-    padding = parameters[0].new_zeros(len(parameters[0]), -sum(sizes) % ROW_MULTIPLE)
+    padding = parameters[0].new_zeros(len(parameters[0]), -sum(sizes) % multiple)
     flat = torch.cat([*(p.detach().flatten(1) for p in parameters), padding], dim=1)
     columns = flat.split([*sizes, padding.shape[1]], dim=1)
     for parameter, column in zip(parameters, columns, strict=False):

@@ -26,6 +26,19 @@ NOT_IDENTITY = (
 )  # fmt: skip
 """Config keys that say how many, where and for whom, not what: no part of a cell's name."""
 
+NEUTRAL = {
+    "replay.dtype": "float32",
+    "algo.loop.target_dtype": "float32",
+    "algo.learner.moments_dtype": "float32",
+    "quant.saved": "codes",
+    "quant.acting": "fake",
+    "quant.acting_refresh_updates": 1,
+}
+"""Later keys -> the value that computes what was computed before there was such a key.
+
+At that value a key is no part of a cell's name, so that older cells keep theirs.
+"""
+
 STATUS_KEYS = {
     "schema_version": "SCHEMA_VERSION of the writer",
     "state": "one of STATES",
@@ -110,6 +123,20 @@ _MARKS = ("status.json", "records.jsonl", "summary.json", ".hydra")
 
 class RunFolderError(Exception):
     """A folder is not a run folder, or a file in it cannot be used: one sentence with the path."""
+
+
+def without_neutral(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config without the NEUTRAL keys that have their neutral value."""
+
+    def kept(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in node.items():
+            name = f"{prefix}{key}"
+            if name not in NEUTRAL or value != NEUTRAL[name]:
+                found[key] = kept(value, f"{name}.") if isinstance(value, Mapping) else value
+        return found
+
+    return kept(settings, "")
 
 
 def is_run_folder(path: Path) -> bool:

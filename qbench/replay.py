@@ -1,5 +1,6 @@
 """Experience replay for a population."""
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,9 +46,13 @@ class Replay(Protocol):
         ...
 
 
-def make_replay(*, capacity: int, num_seeds: int, spec: EnvSpec, device: torch.device) -> Replay:
-    """The replay that suits the env: images are stored as frames, vectors as rows."""
-    kind = ReplayBuffer if spec.obs_high is None else FrameReplay
+def make_replay(
+    *, capacity: int, dtype: str, num_seeds: int, spec: EnvSpec, device: torch.device
+) -> Replay:
+    """The replay that suits the env: images are stored as frames, vectors as rows of `dtype`."""
+    kind: type[ReplayBuffer | CodedReplay | FrameReplay] = FrameReplay
+    if spec.obs_high is None:
+        kind = CodedReplay if dtype == "uint8" else ReplayBuffer
     return kind(capacity=capacity, num_seeds=num_seeds, spec=spec, device=device)
 
 
@@ -120,6 +125,121 @@ class ReplayBuffer:
     def observations(self, k: int, index: IntArray) -> ObsArray:
         """Observations [N, *obs_shape] of seed k at `index` [N]."""
         return self._rows[k, index, : self._columns[0]].reshape(-1, *self._spec.obs_shape)
+
+
+class CodedReplay:
+    """Replay of vectors whose observations are stored as bytes: x = low + step code.
+
+    Every seed and feature has a grid of its own. It begins at the first value and is widened
+    by the power of two that takes in a value outside of it, towards that value; what is stored
+    moves to the wider grid. No value is clamped, and none is off by more than one step of the
+    grid as it is: half a step from its last rounding, a quarter from the one before, and so on.
+
+    Args:
+        capacity: transitions per seed.
+        num_seeds: S.
+        spec: the shapes of observations and actions.
+        device: where minibatches are wanted; the codes stay in main memory.
+    """
+
+    def __init__(
+        self, *, capacity: int, num_seeds: int, spec: EnvSpec, device: torch.device
+    ) -> None:
+        self.capacity = capacity
+        self.size = 0
+        self._spec = spec
+        self._device = device
+        self._cursor = 0
+        size, action = int(np.prod(spec.obs_shape)), int(np.prod(spec.action_shape))
+        self._codes = np.zeros((num_seeds, capacity, 2, size), np.uint8)  # obs and next_obs
+        self._rest = np.zeros((num_seeds, capacity, action + 2), np.float32)
+        self._low = np.zeros((num_seeds, size))
+        self._step = np.zeros((num_seeds, size))
+        self._seeds = np.arange(num_seeds)[:, None]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole buffer, all seeds, grids included."""
+        return sum(a.nbytes for a in (self._codes, self._rest, self._low, self._step))
+
+    def add(
+        self,
+        obs: ObsArray,
+        action: ActionArray,
+        reward: FloatArray,
+        terminated: npt.NDArray[np.bool_],
+        next_obs: ObsArray,
+        ended: npt.NDArray[np.bool_],
+    ) -> None:
+        """Store one transition of every seed; all arguments have the leading axis S.
+
+        Raises:
+            ValueError: an observation is not finite; there is no code for it.
+        """
+        num_seeds = len(action)
+        both = np.stack([x.reshape(num_seeds, -1) for x in (obs, next_obs)], axis=1)
+        self._take_in(both.astype(np.float64))
+        codes = np.rint((both - self._low[:, None]) / self._step[:, None])
+        self._codes[:, self._cursor] = codes.clip(0, 255)
+        rest = self._rest[:, self._cursor]
+        rest[:, :-2] = action.reshape(num_seeds, -1)
+        rest[:, -2], rest[:, -1] = reward, terminated
+        self._cursor = (self._cursor + 1) % self.capacity
+        self.size = min(self.size + 1, self.capacity)
+
+    def _take_in(self, values: FloatArray) -> None:
+        """Widen the grids [S, F] that do not hold `values` [S, 2, F]."""
+        if not np.isfinite(values).all():
+            raise ValueError("replay.dtype=uint8 has no code for an observation that is not finite")
+        low, high = values.min(1), values.max(1)
+        if not self.size:
+            # A thousandth of the value, or of 1, is the first width of a grid.
+            self._low = low.copy()
+            self._step = np.maximum(np.abs(low), 1.0) * (2.0**-10 / 255)
+        top = self._low + 255 * self._step
+        for k, f in np.argwhere((low < self._low) | (high > top)):
+            self._widen(k, f, float(low[k, f]), float(high[k, f]))
+
+    def _widen(self, k: int, f: int, low: float, high: float) -> None:
+        codes = self._codes[k, :, :, f]  # rows past `size` hold zeros, and are written before read
+        width = 255 * self._step[k, f]
+        if high > self._low[k, f] + width:
+            doublings = math.ceil(math.log2((high - self._low[k, f]) / width))
+            codes[:] = np.rint(codes * 2.0**-doublings)
+            width *= 2.0**doublings
+        top = self._low[k, f] + width
+        if low < self._low[k, f]:
+            doublings = math.ceil(math.log2((top - low) / width))
+            codes[:] = 255 - np.rint((255 - codes) * 2.0**-doublings)
+            width *= 2.0**doublings
+            self._low[k, f] = top - width
+        self._step[k, f] = width / 255
+
+    def gather(self, index: IntArray) -> Transition:
+        """The transitions at `index` [..., S, B], each in [0, size) of its seed's own."""
+        seeds = np.broadcast_to(self._seeds, index.shape)
+        codes = torch.from_numpy(self._codes[seeds, index]).to(self._device)
+        low, step = (
+            torch.from_numpy(a.astype(np.float32)).to(self._device)[:, None, None]
+            for a in (self._low, self._step)
+        )
+        both = codes.to(torch.float32).mul_(step).add_(low)  # [..., S, B, 2, F]
+        rest = torch.from_numpy(self._rest[seeds, index]).to(self._device)
+        action = rest[..., :-2]
+        shape = (*index.shape, *self._spec.obs_shape)
+        return Transition(
+            obs=both[..., 0, :].reshape(shape),
+            action=action[..., 0].long() if self._spec.num_actions is not None else action,
+            reward=rest[..., -2],
+            terminated=rest[..., -1].bool(),
+            next_obs=both[..., 1, :].reshape(shape),
+        )
+
+    def observations(self, k: int, index: IntArray) -> ObsArray:
+        """Observations [N, *obs_shape] of seed k at `index` [N], as minibatches have them."""
+        codes = self._codes[k, index, 0].astype(np.float32)
+        obs = codes * self._step[k].astype(np.float32) + self._low[k].astype(np.float32)
+        return obs.reshape(-1, *self._spec.obs_shape)
 
 
 class FrameReplay:

@@ -127,6 +127,31 @@ class Policy(Protocol):
     def __call__(self, obs: ObsArray, /) -> ActionArray: ...
 
 
+class BehaviourPolicy(Protocol):
+    """What the envs are acted on with in training, before exploration."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that it takes beside the learner's networks, all seeds."""
+        ...
+
+    def __call__(self, obs: ObsArray, /) -> ActionArray:
+        """Greedy actions [S, *action_shape] at obs [S, *obs_shape]."""
+        ...
+
+    def count_updates(self, num_updates: int) -> None:
+        """The learner has done so many updates."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        ...
+
+
 class Exploration(Protocol):
     """What is done instead of the greedy action, or added to it."""
 

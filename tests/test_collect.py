@@ -12,13 +12,11 @@ from tests.toys import Counter
 SPEC = EnvSpec(id="counter", obs_shape=(3,), num_actions=2)
 
 
-class Greedy:
+class ActsOne:
     """Always takes action 1."""
 
-    alive = torch.ones(1, dtype=torch.bool)
-
-    def act(self, obs):
-        return torch.ones(obs.shape[:2], dtype=torch.int64)
+    def __call__(self, obs):
+        return np.ones(len(obs), np.int64)
 
 
 def collect(num_env_steps, env_seeds=(5, 6), explore=lambda greedy, env_step: greedy()):
@@ -28,7 +26,7 @@ def collect(num_env_steps, env_seeds=(5, 6), explore=lambda greedy, env_step: gr
     collector = Collector(
         envs=SerialEnvs([Counter() for _ in env_seeds]),
         env_seeds=env_seeds,
-        learner=Greedy(),
+        policy=ActsOne(),
         explore=explore,
         replay=replay,
     )

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation
 
 from qbench.env.stepping import SerialEnvs
-from qbench.replay import FrameReplay, ReplayBuffer, ReplaySampler
+from qbench.replay import CodedReplay, FrameReplay, ReplayBuffer, ReplaySampler
 from qbench.streams import Uniforms
 from qbench.types import EnvSpec
 
@@ -196,3 +196,77 @@ def test_continuous_actions_come_back_as_they_went_in():
     assert np.array_equal(batch.action[0].numpy(), action)
     assert (batch.obs.item(), batch.next_obs.item(), batch.reward.item()) == (1, 3, 2)
     assert spec.transition_bytes == 4 * (1 + 1 + 2 + 1 + 1)
+
+
+def coded(capacity=50, num_seeds=2):
+    device = torch.device("cpu")
+    return CodedReplay(capacity=capacity, num_seeds=num_seeds, spec=SPEC, device=device)
+
+
+def fill_both(values, capacity=50):
+    """A coded replay and a float one with the same obs [T, S, 2]; next_obs is the next of them."""
+    both = coded(capacity, values.shape[1]), make_replay(capacity, values.shape[1])
+    no = np.zeros(values.shape[1], np.bool_)
+    for t in range(len(values) - 1):
+        action, reward = np.full(len(no), t % 3), np.full(len(no), t / 7)
+        for replay in both:
+            replay.add(values[t], action, reward, no, values[t + 1], no)
+    return both
+
+
+@pytest.mark.parametrize("capacity", [50, 7])
+def test_coded_observations_are_off_by_at_most_a_step_however_the_grid_grew(capacity):
+    # Two features: one that drifts up in jumps, one that swings wider and wider.
+    t = np.arange(40)[:, None]
+    values = np.stack(
+        [np.exp(t / 4.0) + np.array([0, 3]), (-1.0) ** t * t * np.array([1, 100])], axis=-1
+    )
+    values = values.astype(np.float32)
+    code, plain = fill_both(values, capacity)
+    index = np.tile(np.arange(plain.size), (2, 1))
+    found, expected = code.gather(index), plain.gather(index)
+    step = torch.from_numpy(code._step.astype(np.float32))[:, None]
+    for name in ("obs", "next_obs"):
+        error = (getattr(found, name) - getattr(expected, name)).abs()
+        assert (error <= 1.001 * step).all()
+    for name in ("action", "reward", "terminated"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    # A grid is at most twice as wide as a growing range needs in one direction, four in both.
+    spread = values.max(0) - values.min(0)
+    assert (255 * code._step <= 4 * spread).all()
+    assert np.array_equal(code.observations(1, index[1]), found.obs[1].numpy())
+
+
+def test_a_grid_widens_by_hand():
+    replay, no = coded(num_seeds=1), np.array([False])
+
+    def add_value(x):
+        replay.add(np.full((1, 2), x), np.array([0]), np.array([0.0]), no, np.full((1, 2), x), no)
+
+    add_value(1.0)  # [1, 1 + 1/1024]
+    assert replay._codes[0, 0].tolist() == [[0, 0], [0, 0]]
+    add_value(3.0)  # upwards: 2 is 2^11 widths, [1, 3]
+    assert replay._low[0].tolist() == [1, 1] and replay._step[0].tolist() == [2 / 255] * 2
+    assert replay._codes[0, :2, 0, 0].tolist() == [0, 255]
+    add_value(-1.5)  # downwards: 4.5 is 2.25 widths, four of them, [-5, 3]
+    assert replay._low[0].tolist() == [-5, -5] and replay._step[0].tolist() == [8 / 255] * 2
+    assert replay._codes[0, :3, 0, 0].tolist() == [191, 255, 112]
+
+
+def test_a_coded_seed_is_the_same_in_any_population():
+    values = np.random.default_rng(0).normal(size=(30, 3, 2)).astype(np.float32).cumsum(0)
+    crowd, alone = fill_both(values)[0], fill_both(values[:, 1:2])[0]
+    index = np.arange(29)[None]
+    assert torch.equal(crowd.gather(index.repeat(3, 0)).obs[1], alone.gather(index).obs[0])
+
+
+def test_coded_bytes_by_hand():
+    # Two observations of two bytes, a discrete action, reward and terminated; grids of 2 x 8 bytes.
+    assert coded(capacity=50, num_seeds=2).num_bytes == 2 * (50 * (2 * 2 + 4 * 3) + 2 * 2 * 8)
+
+
+def test_an_observation_that_is_not_finite_has_no_code():
+    replay, no = coded(num_seeds=1), np.array([False])
+    bad = np.array([[1.0, np.nan]])
+    with pytest.raises(ValueError, match="no code for an observation that is not finite"):
+        replay.add(bad, np.array([0]), np.array([0.0]), no, bad, no)

@@ -1,13 +1,14 @@
 """Deep deterministic policy gradients."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from qbench import td
 from qbench.algo.optimizer import PopulationAdam
-from qbench.algo.target import TargetNetwork
+from qbench.algo.target import Target, TargetNetwork
 from qbench.types import Metrics, Transition
 
 
@@ -24,6 +25,8 @@ class DDPG:
         gamma: discount in [0, 1].
         policy_frequency: updates of the critic per update of the actor (Fujimoto et al. 2018).
         max_grad_norm: per-seed gradient clipping; None: none.
+        moments_dtype: of both Adams' moments, "float32" or "uint8".
+        make_target: online network -> what follows it.
     """
 
     def __init__(
@@ -35,18 +38,22 @@ class DDPG:
         gamma: float,
         policy_frequency: int,
         max_grad_norm: float | None,
+        moments_dtype: str = "float32",
+        make_target: Callable[[nn.Module], Target] = TargetNetwork,
     ) -> None:
         self.network = self.actor = actor
         self.critic = critic
-        self.target_actor = TargetNetwork(actor)
-        self.target_critic = TargetNetwork(critic)
-        self.actor_optimizer = PopulationAdam(
-            actor, learning_rate=learning_rate, max_grad_norm=max_grad_norm
+        self.target_actor = make_target(actor)
+        self.target_critic = make_target(critic)
+        adam = functools.partial(
+            PopulationAdam,
+            learning_rate=learning_rate,
+            max_grad_norm=max_grad_norm,
+            moments_dtype=moments_dtype,
         )
+        self.actor_optimizer = adam(actor)
         self.alive = self.actor_optimizer.alive
-        self.critic_optimizer = PopulationAdam(
-            critic, learning_rate=learning_rate, max_grad_norm=max_grad_norm, alive=self.alive
-        )
+        self.critic_optimizer = adam(critic, alive=self.alive)
         self.gamma = gamma
         self.policy_frequency = policy_frequency
         self._num_updates = 0

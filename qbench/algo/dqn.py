@@ -1,13 +1,13 @@
 """Deep Q-networks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from qbench import td
 from qbench.algo.optimizer import PopulationAdam
-from qbench.algo.target import TargetNetwork
+from qbench.algo.target import Target, TargetNetwork
 from qbench.types import Metrics, Transition
 
 
@@ -22,6 +22,8 @@ class DQN:
         target_network: False bootstraps from the online network (Mnih et al. 2013, equation 2).
         loss: "huber" or "squared".
         max_grad_norm: per-seed gradient clipping; None: none.
+        moments_dtype: of Adam's moments, "float32" or "uint8".
+        make_target: online network -> what follows it.
     """
 
     def __init__(
@@ -34,11 +36,16 @@ class DQN:
         target_network: bool,
         loss: str,
         max_grad_norm: float | None,
+        moments_dtype: str = "float32",
+        make_target: Callable[[nn.Module], Target] = TargetNetwork,
     ) -> None:
         self.network = network
-        self.target = TargetNetwork(network) if target_network else None
+        self.target = make_target(network) if target_network else None
         self.optimizer = PopulationAdam(
-            network, learning_rate=learning_rate, max_grad_norm=max_grad_norm
+            network,
+            learning_rate=learning_rate,
+            max_grad_norm=max_grad_norm,
+            moments_dtype=moments_dtype,
         )
         self.set_learning_rate = self.optimizer.set_learning_rate
         self.alive = self.optimizer.alive

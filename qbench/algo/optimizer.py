@@ -1,9 +1,15 @@
 """One Adam for a population: clipping and freezing are per seed."""
 
+import importlib
+import logging
+
 import torch
 from torch import Tensor, nn
 
-from qbench.layers import flatten_parameters
+from qbench.layers import ROW_MULTIPLE, flatten_parameters
+
+BLOCK = 256  # codes that share a scale, bitsandbytes' own; a multiple of ROW_MULTIPLE
+MOMENTS = ("exp_avg", "exp_avg_sq", "state1", "state2", "absmax1", "absmax2")
 
 
 class PopulationAdam:
@@ -17,6 +23,8 @@ class PopulationAdam:
         learning_rate: step size.
         max_grad_norm: per-seed limit of the gradient's Euclidean norm; None: no limit.
         alive: [S] bool that several optimizers of the same seeds share; None: one of its own.
+        moments_dtype: "float32", or "uint8": bitsandbytes' Adam, whose moments are codes in
+            blocks of 256 with one scale each (Dettmers et al. 2022, arXiv 2110.02861).
     """
 
     def __init__(
@@ -26,13 +34,20 @@ class PopulationAdam:
         learning_rate: float,
         max_grad_norm: float | None,
         alive: Tensor | None = None,
+        moments_dtype: str = "float32",
     ) -> None:
-        self.flat = flatten_parameters(module)
+        # Blocks of codes must not reach from one seed into the next.
+        is_coded = moments_dtype == "uint8"
+        self.flat = flatten_parameters(module, BLOCK if is_coded else ROW_MULTIPLE)
         self._parameters = list(module.parameters())
         self.grad = self.flat.grad = torch.zeros_like(self.flat)
         used = sum(p[0].numel() for p in self._parameters)
         self._padding = torch.zeros_like(self.flat[:, used:])
-        self.adam = torch.optim.Adam([self.flat], lr=learning_rate, fused=True)
+        self.adam = (
+            _coded_adam(self.flat, learning_rate)
+            if is_coded
+            else torch.optim.Adam([self.flat], lr=learning_rate, fused=True)
+        )
         self._max_grad_norm = max_grad_norm
         everyone = torch.ones(self.flat.shape[0], dtype=torch.bool, device=self.flat.device)
         self.alive = everyone if alive is None else alive
@@ -67,6 +82,18 @@ class PopulationAdam:
         self.adam.param_groups[0]["lr"] = learning_rate
 
     def moments(self) -> list[Tensor]:
-        """The moments Adam keeps, each [S, P]; empty before the first step."""
+        """What Adam keeps, each [S, ...]; empty before the first step.
+
+        The moments [S, P]; of coded ones also the blocks' scales [S, P / 256].
+        """
         state = self.adam.state[self.flat]
-        return [state[name] for name in ("exp_avg", "exp_avg_sq") if name in state]
+        return [state[name].view(len(self.flat), -1) for name in MOMENTS if name in state]
+
+
+def _coded_adam(flat: Tensor, learning_rate: float) -> torch.optim.Optimizer:
+    # It would advise to install kernels for language models.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    optim = importlib.import_module("bitsandbytes.optim")
+    # min_8bit_size: tensors smaller than its default of 4096 would be left in float32.
+    adam: torch.optim.Optimizer = optim.Adam8bit([flat], lr=learning_rate, min_8bit_size=1)
+    return adam

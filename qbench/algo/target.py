@@ -1,11 +1,22 @@
 """Target networks."""
 
 import copy
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from qbench.layers import flatten_parameters
+
+
+class Target(Protocol):
+    """A network that follows another."""
+
+    network: nn.Module
+
+    def sync(self, online_flat: Tensor, tau: float) -> None:
+        """Move towards the online network, whose parameters are [S, P]; tau=1 copies it."""
+        ...
 
 
 class TargetNetwork:
@@ -29,7 +40,7 @@ class TargetNetwork:
             tau: weight of the online network; 1 copies it (Mnih et al. 2015), small values
                 follow it softly (Lillicrap et al. 2016).
         """
-        self._flat.lerp_(online_flat, tau)
+        self._flat.lerp_(online_flat[:, : self._flat.shape[1]], tau)  # Padding may be longer.
         buffers = zip(self.network.buffers(), self._online.buffers(), strict=True)
         for target, online in buffers:
             target.copy_(online)

@@ -1,7 +1,6 @@
 """From a trained network to plain arrays. Codes are those that training computed with."""
 
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -103,22 +102,54 @@ def box_of(found: Chain) -> TanhToBox | None:
 
 def _requantization(scale: Tensor, stage: Stage, following: Stage) -> dict[str, Any]:
     grid: fake.Grid = following.layer.codes()[0]  # type: ignore[operator]
-    if grid.scale.numel() != 1:
-        raise ConversionError("convert takes one range per feature for the observation only.")
-    inverse = grid.inverse.double().view(-1)
-    ratio = _array(_finite(scale.double() * inverse).clamp(2.0**-MAX_SHIFT, 2.0**29))
-    exponent = np.array([30 - math.floor(math.log2(r)) for r in ratio])
-    shift = np.minimum(exponent, MAX_SHIFT)
-    multiplier = np.minimum(np.rint(ratio * 2.0**shift), 2**31 - 1)
-    zero = float(_finite(grid.zero).view(-1)[0])
-    low = min(max(round(zero), 0), grid.top) if stage.has_relu else 0
+    point = fixed_point(scale[None], grid, has_relu=stage.has_relu)
     return {
-        "multiplier": multiplier.astype(np.int32),
-        "shift": shift.astype(np.int32),
-        "offset": np.rint(zero * 2.0**shift).astype(np.int64),
-        "low": low,
+        "multiplier": point.multiplier[0].astype(np.int32),
+        "shift": point.shift[0].astype(np.int32),
+        "offset": point.offset[0],
+        "low": int(point.low[0]),
         "top": grid.top,
     }
+
+
+class FixedPoint(NamedTuple):
+    """Requantization (`quant.integer`) after a layer of S seeds, int64."""
+
+    multiplier: npt.NDArray[np.int64]  # [S, out]
+    shift: npt.NDArray[np.int64]  # [S, out]
+    offset: npt.NDArray[np.int64]  # [S, out]
+    low: npt.NDArray[np.int64]  # [S]
+
+
+def fixed_point(scale: Tensor, grid: fake.Grid, *, has_relu: bool) -> FixedPoint:
+    """From accumulators of `scale` [S, out] to codes on the next layer's `grid`."""
+    if grid.scale[0].numel() != 1:
+        raise ConversionError("convert takes one range per feature for the observation only.")
+    sums, inverse, zero = (_double(t) for t in (scale, grid.inverse, grid.zero))
+    zero, ratio = _number(zero), _number(sums * inverse)
+    ratio = np.minimum(np.maximum(ratio, 2.0**-MAX_SHIFT), 2.0**29)
+    # frexp: ratio = f 2^e with f in [0.5, 1), so that the multiplier has 31 bits.
+    shift = np.minimum(31 - np.frexp(ratio)[1].astype(np.int64), MAX_SHIFT)
+    multiplier = np.minimum(np.rint(np.ldexp(ratio, shift)), 2**31 - 1)
+    low = np.rint(zero[:, 0]).clip(0, grid.top) if has_relu else np.zeros(len(zero))
+    return FixedPoint(
+        multiplier=multiplier.astype(np.int64),
+        shift=shift,
+        offset=np.rint(np.ldexp(zero, shift)).astype(np.int64),
+        low=low.astype(np.int64),
+    )
+
+
+def _double(tensor: Tensor) -> npt.NDArray[np.float64]:
+    """[S, ...] -> [S, n] float64."""
+    array: npt.NDArray[np.float64] = tensor.detach().cpu().numpy().astype(np.float64)
+    return array.reshape(len(array), -1)
+
+
+def _number(array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """With zeros for what is no number, as `_finite`."""
+    is_finite = np.isfinite(array)
+    return array if is_finite.all() else np.where(is_finite, array, 0.0)
 
 
 def _finite(tensor: Tensor) -> Tensor:

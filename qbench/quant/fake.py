@@ -120,14 +120,38 @@ def bias_floor(bias: Tensor, per_channel: bool) -> Tensor:
 
 
 def apply(
-    x: Tensor, weight: Tensor, bias: Tensor, grid: Grid, codes: Codes, stride: Stride
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    grid: Grid,
+    codes: Codes,
+    stride: Stride,
+    saved: str = "codes",
 ) -> Tensor:
-    """The layer's output with straight-through gradients; a stride makes it a convolution."""
+    """The layer's output with straight-through gradients; a stride makes it a convolution.
+
+    `saved` is what backward keeps of the input: "codes", a byte each, or "floats". The
+    gradients are the same.
+    """
     if stride is None:
-        linear: Tensor = FakeQuantLinear.apply(x, weight, bias, grid, codes)  # type: ignore[no-untyped-call]
+        linear: Tensor = FakeQuantLinear.apply(x, weight, bias, grid, codes, saved)  # type: ignore[no-untyped-call]
         return linear
-    image: Tensor = FakeQuantConv2d.apply(x, weight, bias, grid, codes, stride)  # type: ignore[no-untyped-call]
+    image: Tensor = FakeQuantConv2d.apply(x, weight, bias, grid, codes, stride, saved)  # type: ignore[no-untyped-call]
     return image
+
+
+def _kept(clamped: Tensor, grid: Grid, saved: str) -> tuple[Tensor, Tensor]:
+    """Centred codes of an input, and what backward keeps of them; `clamped` is used up."""
+    if saved == "codes":
+        kept = clamped.to(torch.uint8)
+        return clamped.sub_(grid.centre), kept
+    centred = clamped.sub_(grid.centre)
+    return centred, centred
+
+
+def _centred(kept: Tensor, centre: Tensor) -> Tensor:
+    """Centred codes from what was kept of them; integers below 256, so no bit is lost."""
+    return kept.to(torch.float32).sub_(centre) if kept.dtype == torch.uint8 else kept
 
 
 class FakeQuantLinear(torch.autograd.Function):
@@ -139,36 +163,42 @@ class FakeQuantLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, grid: Grid, codes: Codes
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        grid: Grid,
+        codes: Codes,
+        saved: str = "codes",
     ) -> Tensor:
         raw = position(x, grid).round_()
         clamped = raw.clamp(0, grid.top)
         outside = raw != clamped if ctx.needs_input_grad[0] else None
-        centred = clamped.sub_(grid.centre)
+        centred, kept = _kept(clamped, grid, saved)
         ctx.save_for_backward(
-            centred, outside, codes.weight, codes.scale, grid.scale, grid.zero, grid.centre
+            kept, outside, codes.weight, codes.scale, grid.scale, grid.zero, grid.centre
         )
         ctx.has_integer_zero = grid.has_integer_zero
         return accumulate(centred, codes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        centred, outside, weight, scale, grid_scale, zero, centre = ctx.saved_tensors
+        kept, outside, weight, scale, grid_scale, zero, centre = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[1]:
             grad_bias = grad.sum(1)
-            grad_weight = grad.transpose(1, 2) @ centred  # [S, out, F]
+            grad_weight = grad.transpose(1, 2) @ _centred(kept, centre)  # [S, out, F]
             if not ctx.has_integer_zero:
                 grad_weight -= grad_bias.unsqueeze(-1) * (zero - centre)
             grad_weight *= grid_scale
         if ctx.needs_input_grad[0]:
             grad_x = ((grad * scale.unsqueeze(1)) @ weight).masked_fill_(outside, 0.0)
             grad_x.div_(grid_scale)
-        return grad_x, grad_weight, grad_bias, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None
 
 
 class FakeQuantConv2d(torch.autograd.Function):
-    """The same for convolutions; what is saved for backward are bytes."""
+    """The same for convolutions."""
 
     @staticmethod
     def forward(
@@ -179,27 +209,23 @@ class FakeQuantConv2d(torch.autograd.Function):
         grid: Grid,
         codes: Codes,
         stride: tuple[int, int],
+        saved: str = "codes",
     ) -> Tensor:
         raw = position(x, grid).round_()
         clamped = raw.clamp(0, grid.top)
         outside = raw != clamped if ctx.needs_input_grad[0] else None
+        centred, kept = _kept(clamped, grid, saved)
         ctx.save_for_backward(
-            clamped.to(torch.uint8),
-            outside,
-            codes.weight,
-            codes.scale,
-            grid.scale,
-            grid.zero,
-            grid.centre,
+            kept, outside, codes.weight, codes.scale, grid.scale, grid.zero, grid.centre
         )
         ctx.has_integer_zero, ctx.stride = grid.has_integer_zero, stride
-        return accumulate(clamped.sub_(grid.centre), codes, stride)
+        return accumulate(centred, codes, stride)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved, outside, codes, scale, grid_scale, zero, centre = ctx.saved_tensors
+        kept, outside, codes, scale, grid_scale, zero, centre = ctx.saved_tensors
         needs_x, needs_weight = ctx.needs_input_grad[:2]
-        centred = saved.to(torch.float32).sub_(centre)
+        centred = _centred(kept, centre)
         weight = codes * scale[..., None, None, None]
         pairs = [
             torch.ops.aten.convolution_backward(
@@ -218,7 +244,7 @@ class FakeQuantConv2d(torch.autograd.Function):
         if needs_x:
             grad_x = layers.joined([pair[0] for pair in pairs]).masked_fill_(outside, 0.0)
             grad_x.div_(grid_scale)
-        return grad_x, grad_weight, grad_bias, None, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
 def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:

@@ -50,6 +50,9 @@ class QuantLayer(layers.Seeded):
         spec: how it is quantized.
     """
 
+    saved = "codes"
+    """What backward keeps of inputs, "codes" or "floats" (`fake.apply`)."""
+
     input_range: Tensor  # low and high: [S, 2, F], [S, 2, 1] or [S, 2, 1, 1, 1]; unseen: inf, -inf
 
     def __init__(self, layer: layers.Seeded, spec: LayerSpec) -> None:
@@ -88,13 +91,13 @@ class QuantLayer(layers.Seeded):
     def _learn(self, x: Tensor) -> Tensor:
         """The output in training, on codes that are made anew."""
         self._cached = grid, codes = self._encode()
-        return fake.apply(x, self.weight, self.bias, grid, codes, self.stride)
+        return fake.apply(x, self.weight, self.bias, grid, codes, self.stride, self.saved)
 
     def _infer(self, x: Tensor) -> Tensor:
         """The output by the codes as they stand."""
         grid, codes = self.codes()
         if x.requires_grad and torch.is_grad_enabled():  # An actor learns through a frozen critic.
-            return fake.apply(x, self.weight, self.bias, grid, codes, self.stride)
+            return fake.apply(x, self.weight, self.bias, grid, codes, self.stride, self.saved)
         return fake.accumulate(fake.encode(x, grid).sub_(grid.centre), codes, self.stride)
 
     def _in_float(self, x: Tensor) -> Tensor:

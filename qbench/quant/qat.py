@@ -31,6 +31,9 @@ class QAT:
             https://arxiv.org/abs/1806.08342).
         scope: "actor", the network that acts and is deployed, or "all", a critic too.
         target_network: "quantized" as the online one, or "float".
+        acting: what the behaviour policy computes in, "fake", "integer" or "float".
+        acting_refresh_updates: updates after which the behaviour policy is taken anew.
+        saved: what backward keeps of layers' inputs, "codes" or "floats" (`fake.apply`).
     """
 
     def __init__(
@@ -41,8 +44,14 @@ class QAT:
         schedule: Mapping[str, Any],
         scope: str,
         target_network: str,
+        acting: str,
+        acting_refresh_updates: int,
+        saved: str,
     ) -> None:
         self.scope = scope
+        self.acting = acting
+        self.acting_refresh_updates = acting_refresh_updates
+        self._saved = saved
         self.weights = Weights(**weights)
         self.activations = Activations(**activations)
         self.schedule = Schedule(**schedule)
@@ -50,7 +59,11 @@ class QAT:
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """Every layer on quantized inputs and weights; keys are added for the ranges only."""
-        return swap_quantized(module, self.weights, self.activations)
+        prepared = swap_quantized(module, self.weights, self.activations)
+        for layer in prepared.modules():
+            if isinstance(layer, QuantLayer):
+                layer.saved = self._saved
+        return prepared
 
     def advance(self, module: nn.Module, env_step: float, *, is_target: bool) -> None:
         """Make a prepared network what it is at `env_step`: in float, quantized, frozen."""

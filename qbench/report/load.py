@@ -140,8 +140,12 @@ def reference_of(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
 
 def settings(cell: Cell) -> dict[str, Any]:
     """Dotted key -> value of everything in the config that makes a cell what it is."""
-    config = {k: v for k, v in (cell.config or {}).items() if k not in records.NOT_IDENTITY}
-    return _flat(config)
+    return _flat(_identity(cell.config or {}))
+
+
+def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if key not in records.NOT_IDENTITY}
+    return records.without_neutral(kept)
 
 
 def _is_same_but_quant(a: Cell, b: Cell) -> bool:
@@ -149,9 +153,8 @@ def _is_same_but_quant(a: Cell, b: Cell) -> bool:
         return False
     if a.config is None or b.config is None:
         return True
-    hidden = (*records.NOT_IDENTITY, "quant")
-    keys = (a.config.keys() | b.config.keys()).difference(hidden)
-    return all(a.config.get(key) == b.config.get(key) for key in keys)
+    one, other = ({**_identity(cell), "quant": None} for cell in (a.config, b.config))
+    return all(one.get(key) == other.get(key) for key in one.keys() | other.keys())
 
 
 def _run_dirs_below(path: Path) -> list[Path]:

@@ -11,9 +11,11 @@ from torch import nn
 
 from qbench import layers, streams
 from qbench.collect import Collector
+from qbench.quant.stored import StoredTarget
 from qbench.quant.trace import ConversionError, chain
 from qbench.replay import Replay, ReplaySampler
 from qbench.schedule import Linear
+from qbench.train.acting import behaviour_policy
 from qbench.train.errors import ConfigError
 from qbench.train.phases import Phases
 from qbench.types import EnvFactory, EnvSpec, Exploration, Learner, QuantScheme
@@ -79,7 +81,12 @@ def build(cfg: DictConfig) -> Parts:
         collector=Collector(
             envs=env.make_training(len(seeds)),
             env_seeds=[streams.integer(seed, "env") for seed in seeds],
-            learner=learner,
+            policy=behaviour_policy(
+                learner,
+                spec,
+                acting=getattr(scheme, "acting", "fake"),
+                refresh_updates=getattr(scheme, "acting_refresh_updates", 1),
+            ),
             explore=explore,
             replay=replay,
         ),
@@ -103,7 +110,9 @@ def _build_learner(
         is_quantized = scope == "all" or name == deployed_head(cfg)
         heads[name] = (scheme.prepare(network) if is_quantized else network).to(device)
     check_convertible(heads[deployed_head(cfg)])
-    learner: Learner = create(cfg.algo.learner, **heads)
+    is_stored = OmegaConf.select(cfg, "algo.loop.target_dtype") == "int8"
+    parts: dict[str, Any] = {"make_target": StoredTarget} if is_stored else {}
+    learner: Learner = create(cfg.algo.learner, **heads, **parts)
     return learner
 
 
@@ -147,6 +156,7 @@ def build_loop(cfg: DictConfig) -> Loop:
     """`algo.loop`, with the learning rate's decay over the whole budget."""
     loop = _plain(cfg.algo.loop)
     del loop["exploration"]
+    loop.pop("target_dtype", None)
     start = cfg.algo.learner.learning_rate
     end = start * loop.pop("learning_rate_left")
     learning_rate = Linear(start=start, end=end, env_steps=cfg.total_env_steps)

@@ -203,7 +203,8 @@ class MeasureMemory(Callback):
         self.peak_rss_bytes = ledger.peak_rss_bytes()
         with pl_module.autocast():
             self.memory_bytes = ledger.measure(parts.learner, parts.replay, parts.sampler)
-        self.memory_bytes["other"] += pl_module.snapshots.average.num_bytes // len(parts.seeds)
+        copies = pl_module.snapshots.average.num_bytes + parts.collector.policy.num_bytes
+        self.memory_bytes["other"] += copies // len(parts.seeds)
 
 
 class Progress(Callback):

@@ -57,7 +57,7 @@ def axes_of(cfg: DictConfig) -> dict[str, str]:
 
 def cell_name(cfg: DictConfig) -> str:
     """`<env>-<network>-<quant>-<algo>-<8 hex digits of all other settings>`."""
-    settings = _canonical(plain(cfg, records.NOT_IDENTITY))
+    settings = _canonical(records.without_neutral(plain(cfg, records.NOT_IDENTITY)))
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return "-".join([*axes_of(cfg).values(), digest[:8]])
 

@@ -6,6 +6,7 @@ Every refusal is one sentence that names the key and the remedy.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -80,6 +81,7 @@ RULES: dict[str, Number | OneOf] = {
     "checkpoint_interval_env_steps": COUNT,
     "n_jobs": COUNT_OR_NULL,
     "replay.capacity": COUNT,
+    "replay.dtype": OneOf(("float32", "uint8")),
     "trainer.num_threads": COUNT,
     "trainer.accelerator": OneOf(("cpu", "gpu")),
     "trainer.precision": OneOf(("float32", "bfloat16")),
@@ -104,6 +106,8 @@ ALGO_RULES: dict[str, Number | OneOf] = {
     "gradient_steps": COUNT,
     "learning_starts": COUNT_OR_ZERO,
     "target_update_interval": COUNT,
+    "target_dtype": OneOf(("float32", "int8")),
+    "moments_dtype": OneOf(("float32", "uint8")),
     "start": FRACTION,
     "end": FRACTION,
     "env_steps": COUNT,
@@ -127,6 +131,9 @@ QUANT_RULES: dict[str, Number | OneOf] = {
     "scope": OneOf(("actor", "all")),
     "quant.target_network": OneOf(("quantized", "float")),
     "number_format": OneOf(("float16", "bfloat16")),
+    "saved": OneOf(("codes", "floats")),
+    "acting": OneOf(("fake", "integer", "float")),
+    "acting_refresh_updates": COUNT,
 }
 
 # By the key below `env`.
@@ -285,12 +292,40 @@ def _check_budget(cfg: DictConfig) -> None:
             f" algo.loop.train_frequency={loop.train_frequency}, but targets move after updates:"
             " raise the one or lower the other."
         )
+    if OmegaConf.select(cfg, "algo.loop.target_dtype") == "int8":
+        _check_int8_target(cfg)
+    if OmegaConf.select(cfg, "algo.learner.moments_dtype") == "uint8":
+        _check_adam8bit()
     learning_starts = OmegaConf.select(cfg, "algo.loop.learning_starts") or 0
     if learning_starts > cfg.total_env_steps:
         raise ConfigError(
             f"algo.loop.learning_starts={learning_starts} is beyond"
             f" total_env_steps={cfg.total_env_steps}, so nothing would be learned:"
             " lower the one or raise the other."
+        )
+
+
+def _check_int8_target(cfg: DictConfig) -> None:
+    """Hard copies only: a soft update moves most weights by less than half a code, so by none."""
+    tau = cfg.algo.loop.tau
+    if tau != 1:
+        raise ConfigError(
+            f"algo.loop.target_dtype=int8 cannot follow softly, with algo.loop.tau={tau}:"
+            " an update smaller than half a code moves none; set algo.loop.tau=1 with an"
+            " algo.loop.target_update_interval of some hundred env steps, or leave it out."
+        )
+    if OmegaConf.select(cfg, "algo.learner.target_network") is False:
+        raise ConfigError(
+            "algo.loop.target_dtype=int8 stores a target network, and"
+            " algo.learner.target_network=false has none: leave out the one or the other."
+        )
+
+
+def _check_adam8bit() -> None:
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "algo.learner.moments_dtype=uint8 needs bitsandbytes, which is not installed:"
+            ' pip install ".[adam8bit]".'
         )
 
 

@@ -60,26 +60,27 @@ def inference_only(module: nn.Module, num_seeds: int) -> Bytes:
 def saved_bytes(learner: Learner, sampler: ReplaySampler) -> int:
     """Bytes that a forward keeps for its backward, all seeds; the largest of the losses.
 
-    Unique storages seen by `saved_tensors_hooks`, parameters excluded, the minibatch's
-    observations included. A copy of the learner is used: a forward moves ranges.
+    Unique storages seen by `saved_tensors_hooks`, the minibatch's observations included;
+    parameters excluded, and the codes of them that quantized layers cache: `other` has those.
+    A copy of the learner is used: a forward moves ranges.
     """
     copied = copy.deepcopy(learner)
     networks = copied.trained().values()
-    parameters = {p.untyped_storage().data_ptr() for n in networks for p in n.parameters()}
+    parameters = {_address(p) for n in networks for p in n.parameters()}
     batch = sampler.sample(1)[0]
     batch = batch._replace(**{name: value.clone() for name, value in batch._asdict().items()})
     seen: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            seen[storage.data_ptr()] = storage.nbytes()
+        if _address(tensor) not in parameters:
+            seen[_address(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
     largest = 0
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         for loss in copied.losses(batch):
-            largest = max(largest, sum(seen.values()))
+            cached = {_address(tensor) for n in networks for tensor in _codes(n)}
+            largest = max(largest, sum(n for at, n in seen.items() if at not in cached))
             seen.clear()
             del loss
     return largest
@@ -88,8 +89,16 @@ def saved_bytes(learner: Learner, sampler: ReplaySampler) -> int:
 def cached_tensors(module: nn.Module) -> list[Tensor]:
     """Buffers of a network, and the codes that its quantized layers cache in eval mode."""
     module.eval()
+    return [*module.buffers(), *_codes(module)]
+
+
+def _codes(module: nn.Module) -> list[Tensor]:
     layers = [m for m in module.modules() if isinstance(m, HoldsCache)]
-    return [*module.buffers(), *(tensor for m in layers for tensor in m.cached_tensors())]
+    return [tensor for layer in layers for tensor in layer.cached_tensors()]
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def peak_rss_bytes() -> int:

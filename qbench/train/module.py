@@ -94,6 +94,7 @@ class PopulationModule(LightningModule):
             with self.autocast():
                 metrics = self.learner.update(batch)
             self._accumulate(metrics)
+        self.collector.policy.count_updates(self.loop.gradient_steps)
         self.snapshots.average.update()
         if crossed(self.loop.target_update_interval, before, now):
             self.learner.sync_target(self.loop.tau)

@@ -19,6 +19,7 @@ def check_quant(cfg: DictConfig) -> None:
     _check_weights(cfg)
     _check_learned(cfg)
     _check_schedule(cfg)
+    _check_copies(cfg)
 
 
 def _check_weights(cfg: DictConfig) -> None:
@@ -66,6 +67,27 @@ def _check_schedule(cfg: DictConfig) -> None:
         raise ConfigError(
             f"quant.schedule.freeze_env_steps={freeze} is not above algo.loop.learning_starts="
             f"{learning_starts}, so no range would have seen anything: raise it."
+        )
+
+
+def _check_copies(cfg: DictConfig) -> None:
+    """What acts, or follows, as codes has no other phase than being quantized."""
+    delay = _get(cfg, "schedule.delay_env_steps") or 0
+    acting, updates = _get(cfg, "acting"), _get(cfg, "acting_refresh_updates") or 1
+    if delay and (acting == "integer" or (acting == "fake" and updates > 1)):
+        raise ConfigError(
+            f"quant.acting={acting} with quant.acting_refresh_updates={updates} acts with a copy"
+            f" of codes, and there are none before quant.schedule.delay_env_steps={delay}: use"
+            " quant.acting=float, or fake refreshed after 1 update, or no delay."
+        )
+    is_float = _get(cfg, "target_network") == "float"
+    if OmegaConf.select(cfg, "algo.loop.target_dtype") == "int8" and (delay or is_float):
+        key = (
+            "quant.target_network=float" if is_float else f"quant.schedule.delay_env_steps={delay}"
+        )
+        raise ConfigError(
+            f"algo.loop.target_dtype=int8 stores a quantized target's codes, and {key} wants"
+            " floats: leave out the one or the other."
         )
 
 

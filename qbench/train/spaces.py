@@ -6,6 +6,7 @@ Gymnasium is imported inside functions: help and `--cfg job` never pay for it.
 import difflib
 import functools
 import json
+import math
 import re
 import warnings
 from pathlib import Path
@@ -151,7 +152,8 @@ def _check_memory(cfg: DictConfig, spec: "EnvSpec") -> None:
     """The replay is the one thing that grows with seeds; it must fit before it is allocated."""
     if not is_ours(cfg, "replay"):
         return
-    per_seed = cfg.replay.capacity * spec.transition_bytes
+    row_bytes = _transition_bytes(cfg, spec)
+    per_seed = cfg.replay.capacity * row_bytes
     have = available_bytes()
     if have is None or cfg.num_seeds * per_seed <= have:
         return
@@ -159,12 +161,24 @@ def _check_memory(cfg: DictConfig, spec: "EnvSpec") -> None:
     remedy = (
         f"num_seeds={fitting} is the most that fits"
         if fitting
-        else f"replay.capacity={have // spec.transition_bytes} is the most that fits one seed"
+        else f"replay.capacity={have // row_bytes} is the most that fits one seed"
     )
     raise ConfigError(
         f"num_seeds={cfg.num_seeds} x replay.capacity={cfg.replay.capacity} needs"
         f" {_gib(cfg.num_seeds * per_seed)} of memory and {_gib(have)} are available: {remedy}."
     )
+
+
+def _transition_bytes(cfg: DictConfig, spec: "EnvSpec") -> int:
+    """Bytes of one seed's transition as `replay.dtype` stores it."""
+    if cfg.replay.dtype == "float32":
+        return spec.transition_bytes
+    if spec.obs_high is not None:
+        raise Incompatible(
+            f"replay.dtype={cfg.replay.dtype} is for vectors of floats; the observations of"
+            f" {env_name(cfg)} are stored as bytes anyway: leave it out."
+        )
+    return spec.transition_bytes - (4 - 1) * 2 * math.prod(spec.obs_shape)
 
 
 def available_bytes() -> int | None:

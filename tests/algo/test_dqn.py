@@ -6,6 +6,7 @@ from torch import nn
 
 from qbench import layers
 from qbench.algo.dqn import DQN
+from qbench.algo.optimizer import PopulationAdam
 from qbench.types import Transition
 from tests.toys import q_population
 
@@ -170,3 +171,50 @@ def test_freezing_at_the_very_first_update_keeps_the_initial_weights():
     learner.update(batch)
     assert torch.equal(learner.optimizer.flat[0], before[0])
     assert not torch.equal(learner.optimizer.flat[1], before[1])
+
+
+def test_coded_moments_keep_seeds_apart_and_learn_nearly_the_same():
+    pytest.importorskip("bitsandbytes", reason="the adam8bit extra is not installed")
+    settings = {"learning_rate": 1e-3, "gamma": 0.9, "double": True, "target_network": True}
+    alone, crowd, whole = (
+        DQN(
+            network=q_population(seeds),
+            loss="huber",
+            max_grad_norm=10.0,
+            moments_dtype=dtype,
+            **settings,
+        )
+        for seeds, dtype in (([3], "uint8"), ([3, 4, 5], "uint8"), ([3], "float32"))
+    )
+    start = whole.optimizer.flat.clone()
+    for i in range(50):
+        for learner, count in ((alone, 1), (crowd, 3), (whole, 1)):
+            learner.update(random_batch(count, 32, first_seed=i))
+            learner.sync_target(0.1)
+    assert torch.equal(alone.optimizer.flat[0], crowd.optimizer.flat[0])
+    moved = (whole.optimizer.flat - start).norm()
+    gap = (alone.optimizer.flat[:, : start.shape[1]] - whole.optimizer.flat).norm()
+    assert 0 < gap < 0.3 * moved
+    # 4-16-12-2 has 310 parameters, padded to 512: two moments and 2 x 2 scales of blocks.
+    assert sum(m.nbytes for m in alone.optimizer.moments()) == 2 * 512 + 4 * 4
+    assert sum(m.nbytes for m in whole.optimizer.moments()) == 2 * 4 * 320
+
+
+def test_a_seed_with_coded_moments_freezes_alone():
+    pytest.importorskip("bitsandbytes", reason="the adam8bit extra is not installed")
+    optimizer = PopulationAdam(
+        q_population([0, 1]), learning_rate=1e-2, max_grad_norm=None, moments_dtype="uint8"
+    )
+    parameters = optimizer._parameters
+
+    def step(factor):
+        loss = sum((p**2).flatten(1).sum(1) for p in parameters)
+        optimizer.step(loss * torch.tensor([1.0, factor]))
+
+    step(1.0)
+    kept = [tensor.clone() for tensor in (optimizer.flat, *optimizer.moments())]
+    step(float("nan"))
+    assert optimizer.alive.tolist() == [True, False]
+    for tensor, old in zip((optimizer.flat, *optimizer.moments()), kept, strict=True):
+        assert torch.equal(tensor[1], old[1])
+        assert not torch.equal(tensor[0], old[0])

@@ -13,6 +13,7 @@ from qbench.collect import Collector
 from qbench.env.stepping import SerialEnvs
 from qbench.quant.none import NoQuant
 from qbench.replay import ReplayBuffer, ReplaySampler
+from qbench.train.acting import behaviour_policy
 from qbench.types import EnvSpec
 from tests.quant.test_qat import scheme
 from tests.toys import q_population
@@ -60,7 +61,7 @@ def test_the_values_of_a_chain_are_learned(quant, tolerance):
     collector = Collector(
         envs=SerialEnvs([Chain() for _ in seeds]),
         env_seeds=seeds,
-        learner=learner,
+        policy=behaviour_policy(learner, spec, acting="fake", refresh_updates=1),
         explore=EpsilonGreedy(
             start=0.5, end=0.5, env_steps=1, learning_starts=200, spec=spec, seeds=seeds
         ),

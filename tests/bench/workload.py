@@ -103,6 +103,7 @@ def qbench_runner(overrides: list[str]) -> Callable[[int], None]:
         learner=parts.learner,
         collector=parts.collector,
         loop=parts.loop,
+        phases=parts.phases,
         precision="float32",
         stops=stops,
         snapshots=Snapshots(

@@ -32,7 +32,8 @@ def scheme(bits=8, cls=QAT, **changes):
     activations = {"bits": bits, "input_bits": 8, "range": "moving_average", "grid": "zero_point"}
     activations["percentile"] = 99.9
     settings = {"schedule": {"delay_env_steps": 0, "freeze_env_steps": None}, "scope": "actor"}
-    settings["target_network"] = "quantized"
+    settings |= {"target_network": "quantized", "saved": "codes"}
+    settings |= {"acting": "fake", "acting_refresh_updates": 1}
     for key, value in changes.items():
         group, _, name = key.partition("_") if key.startswith("weight_") else ("", "", key)
         if group:
@@ -233,6 +234,18 @@ def test_cached_codes_follow_updates_and_syncs():
         expected = fresh(obs)
         assert torch.equal(learner.network(obs), expected)
         assert torch.equal(learner.target.network(obs), expected)
+
+
+@pytest.mark.parametrize("grid", ["zero_point", "affine"])
+def test_what_backward_keeps_changes_no_bit(grid):
+    learners = [
+        learner_of(scheme(4, saved=saved, grid=grid).prepare(q_population([0, 1])))
+        for saved in ("codes", "floats")
+    ]
+    for i in range(20):
+        for learner in learners:
+            learner.update(random_batch(2, first_seed=i))
+    assert torch.equal(learners[0].optimizer.flat, learners[1].optimizer.flat)
 
 
 @pytest.mark.parametrize("num_seeds", [2, 5])

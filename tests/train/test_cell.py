@@ -289,17 +289,62 @@ def test_bfloat16_halves_what_layers_keep_and_leaves_weights_float32(tmp_path):
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.1)
 
 
-def test_qat_keeps_codes_and_masks_beside_the_floats(tmp_path):
-    ledger = records.read_summary(run(tmp_path / "cell", "quant=qat8"))["memory_bytes"]
+@pytest.mark.parametrize(("saved", "width"), [("codes", 1), ("floats", 4)])
+def test_qat_keeps_codes_and_masks_beside_the_floats(tmp_path, saved, width):
+    run_dir = run(tmp_path / "cell", "quant=qat8", f"quant.saved={saved}")
+    ledger = records.read_summary(run_dir)["memory_bytes"]
     batch, sizes = 8, [(4, 12), (12, 8), (8, 2)]
     inputs = sum(fan_in for fan_in, _ in sizes)
-    codes = 4 * batch * inputs  # float32
+    codes = width * batch * inputs  # uint8 or float32
     masks = batch * (inputs - 4)  # bool; the observation gets no gradient
     relu = 4 * batch * (12 + 8)
-    weight_codes = sum(4 * (fan_in * fan_out + fan_out) for fan_in, fan_out in sizes)  # and scales
+    assert ledger["activations"] == codes + masks + relu + loss_bytes(batch)
+    # Ranges, and twice, for the online network and the target, what is cached.
+    weight_codes = sum(4 * (fan_in * fan_out + 2 * fan_out) for fan_in, fan_out in sizes)
     grids = 2 * 4 * (4 + 1 + 1)  # scale and zero, which is also the centre
-    expected = codes + masks + relu + weight_codes + grids + loss_bytes(batch)
-    assert ledger["activations"] == expected
+    ranges = 2 * 4 * (4 + 1 + 1)
+    assert ledger["other"] == 2 * (ranges + weight_codes + grids)
+
+
+INTEGERS = (
+    "quant=qat8",
+    "quant.acting=integer",
+    "quant.acting_refresh_updates=5",
+    "replay.dtype=uint8",
+    "algo.loop.target_dtype=int8",
+    "algo.loop.tau=1",
+)
+
+
+@pytest.fixture(scope="module")
+def integers(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("integers") / "cell", *INTEGERS)
+
+
+def test_integers_in_training_in_the_ledger_by_hand(integers):
+    ledger = records.read_summary(integers)["memory_bytes"]
+    weights, units = 4 * 12 + 12 * 8 + 8 * 2, 12 + 8 + 2
+    # Observations of a byte, grids of two doubles; action, reward and terminated are floats.
+    assert ledger["replay"] == 200 * (2 * 4 + 3 * 4) + 2 * 8 * 4
+    assert ledger["target"] == weights + 4 * 2 * units  # bytes, and biases and scales
+    ranges, grids = 2 * 4 * (4 + 1 + 1), 4 * (4 + 1 + 1)
+    online = ranges + 2 * grids + 4 * (weights + 2 * units)
+    acting = 4 * weights + (8 + 4) * units + 8 * (3 * (12 + 8) + 2)
+    assert ledger["other"] == online + 4 * grids + acting
+
+
+def test_integers_in_training_keep_seeds_apart_and_ignore_the_chunks_length(integers, tmp_path):
+    changes = ("seed=1", "num_seeds=1", "chunk_env_steps=7")
+    alone = run(tmp_path / "alone", *INTEGERS, *changes)
+    assert rows(alone) == rows(integers, seed=1)
+
+
+@pytest.mark.parametrize("acting", ["integer", "float"])
+def test_what_acts_does_not_change_evaluations_of_the_same_weights(tmp_path, acting):
+    # Before the first update every policy is the same learner; 100 % random actions hide it later.
+    still = ("quant=qat8", "algo.loop.exploration.end=1.0", f"quant.acting={acting}")
+    fake, other = run(tmp_path / "fake", *still[:2]), run(tmp_path / "other", *still)
+    assert rows(fake) == rows(other)
 
 
 def test_the_offline_wandb_run_holds_the_same_numbers(tmp_path):

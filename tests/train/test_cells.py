@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from qbench import records
 from qbench.train import cells
@@ -90,3 +91,30 @@ def test_a_cell_is_done_when_every_seed_asked_for_is(composed, tmp_path, state, 
     records.write_status(tmp_path, state)
     records.write_summary(tmp_path, summary(trained))
     assert cells.is_done(cell) is done
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"),
+    [
+        ("replay.dtype", ["env=pendulum", "algo=ddpg"]),
+        ("algo.loop.target_dtype", ["env=lunarlander", "quant=ptq8"]),
+        ("algo.learner.moments_dtype", []),
+        ("quant.saved", ["quant=qat8"]),
+        ("quant.acting", ["quant=qat4"]),
+        ("quant.acting_refresh_updates", ["quant=qat8"]),
+    ],
+)
+def test_a_key_at_its_neutral_value_leaves_older_names_as_they_were(composed, key, choices):
+    neutral, other = composed(*choices), composed(*choices)
+    older = composed(*choices)
+    node, _, leaf = key.rpartition(".")
+    assert OmegaConf.select(neutral, key) == records.NEUTRAL[key]
+    with cells.writable(older), cells.writable(other):
+        del OmegaConf.select(older, node)[leaf]
+        OmegaConf.select(other, node)[leaf] = 7
+    assert cells.cell_name(older) == cells.cell_name(neutral) != cells.cell_name(other)
+
+
+def test_every_neutral_value_is_the_default(composed):
+    whole = composed("quant=qat8")
+    assert {key: OmegaConf.select(whole, key) for key in records.NEUTRAL} == records.NEUTRAL

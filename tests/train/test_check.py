@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 
-from qbench.train import spaces
+from qbench.train import check, spaces
 from qbench.train.check import ConfigError, Incompatible, check_cell
 
 
@@ -27,6 +27,8 @@ def refusal(cfg):
         ["quant=ptq8", "trainer.precision=bfloat16"],
         ["quant=lsq4", "quant.schedule.delay_env_steps=20000", "quant.target_network=float"],
         ["quant=binary", "quant.schedule.freeze_env_steps=50000", "quant.activations.range=mse"],
+        ["quant=qat8", "quant.acting=integer", "quant.acting_refresh_updates=16"],
+        ["replay.dtype=uint8", "algo.loop.target_dtype=int8", "algo.loop.tau=1"],
         ["total_episodes=200", "n_jobs=1", "algo.learner.max_grad_norm=null"],
     ],
 )
@@ -66,6 +68,26 @@ def test_what_can_be_trained_passes(composed, choices):
         ("quant=fp16 quant.number_format=float8", "it must be float16 or bfloat16."),
         ("quant=qat4 quant.activations.input_bits=2.5", "quant.activations.input_bits=2.5"),
         ("quant=qat8 quant.activations.range=max", "it must be min_max or moving_average or per"),
+        ("quant=qat8 quant.acting=int8", "it must be fake or integer or float."),
+        ("quant=qat8 quant.acting_refresh_updates=0", "quant.acting_refresh_updates=0 will not do"),
+        (
+            "quant=qat8 quant.acting=integer quant.schedule.delay_env_steps=5000",
+            "there are none before quant.schedule.delay_env_steps=5000: use quant.acting=float",
+        ),
+        (
+            "quant=qat8 quant.target_network=float algo.loop.target_dtype=int8 algo.loop.tau=1",
+            "quant.target_network=float wants floats: leave out the one or the other.",
+        ),
+        ("quant=qat8 quant.saved=bytes", "it must be codes or floats."),
+        ("+quant.acting=integer", "quant.acting is not a key that anything reads"),
+        ("replay.dtype=int8", "replay.dtype=int8 will not do: it must be float32 or uint8."),
+        ("algo.loop.target_dtype=uint8", "it must be float32 or int8."),
+        ("algo.loop.target_dtype=int8", "cannot follow softly, with algo.loop.tau=0.04:"),
+        (
+            "algo.loop.target_dtype=int8 algo.loop.tau=1 algo.learner.target_network=false",
+            "algo.learner.target_network=false has none: leave out the one or the other.",
+        ),
+        ("algo.learner.moments_dtype=int8", "it must be float32 or uint8."),
         ("quant=qat8 quant.activations.grid=x", "it must be zero_point or affine."),
         ("quant=qat8 quant.weights.granularity=row", "it must be channel or tensor."),
         ("replay.capacity=10", "replay.capacity=10 is smaller than algo.loop.batch_size=64"),
@@ -144,6 +166,18 @@ def test_a_module_is_only_imported_when_the_command_line_says_so(composed):
     assert "only allowed on the command line" in refusal(cfg)
 
 
+def test_images_are_bytes_in_replay_anyway(composed):
+    pytest.importorskip("minatar", reason="the minatar extra is not installed")
+    with pytest.raises(Incompatible, match="are stored as bytes anyway: leave it out"):
+        check_cell(composed("env=minatar_breakout", "network=cnn_minatar", "replay.dtype=uint8"))
+
+
+def test_coded_moments_need_their_library(composed, monkeypatch):
+    monkeypatch.setattr(check, "find_spec", lambda name: None)
+    said = refusal(composed("algo.learner.moments_dtype=uint8"))
+    assert 'which is not installed: pip install ".[adam8bit]".' in said
+
+
 def test_a_replay_that_does_not_fit_names_the_number_of_seeds_that_does(composed, monkeypatch):
     # CartPole: 4 * (2 * 4 + 3) = 44 bytes a row, 4.4 MB a seed, 3 seeds in 14 MB.
     monkeypatch.setattr(spaces, "available_bytes", lambda: 14_000_000)
@@ -151,6 +185,9 @@ def test_a_replay_that_does_not_fit_names_the_number_of_seeds_that_does(composed
     check_cell(composed("num_seeds=3"))
     monkeypatch.setattr(spaces, "available_bytes", lambda: 440_000)
     assert "replay.capacity=10000 is the most that fits one seed" in refusal(composed())
+    # In bytes 2 * 4 + 12 = 20 a row.
+    fitting = "replay.capacity=22000 is the most that fits one seed"
+    assert fitting in refusal(composed("replay.dtype=uint8"))
 
 
 def test_foreign_classes_are_left_alone(composed):

@@ -49,6 +49,8 @@ class Collector:
         self.env_step = 0
         self.events = events
         self.ends = ends
+        self.policy = SimpleNamespace(count_updates=lambda n: self.counted.append(n))
+        self.counted = []
 
     def collect(self, num_env_steps):
         before, self.env_step = self.env_step, self.env_step + num_env_steps
@@ -92,6 +94,7 @@ def make_module(
         learner=learner,
         collector=Collector(learner.events, ends),
         loop=loop,
+        phases=lambda env_step: None,
         precision=precision,
         stops=stops,
         snapshots=Snapshots(
@@ -122,6 +125,12 @@ def test_env_steps_updates_and_syncs_come_in_the_algorithms_order():
         "collect to 16", "rate 0.20", "update 4", "update 5", "sync 0.25",
         "collect to 18", "rate 0.10", "update 6", "update 7",
     ]  # fmt: skip
+
+
+def test_the_behaviour_policy_hears_of_every_update():
+    module, _ = make_module(stops=[18])
+    module.training_step(Sampler(), 0)
+    assert module.collector.counted == [2, 2, 2, 2]
 
 
 def test_chunks_continue_where_the_last_one_ended():
