@@ -186,3 +186,10 @@ def test_records_need_nothing_but_the_standard_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
+
+
+def test_neutral_values_are_left_out_wherever_they_are():
+    config = {"replay": {"dtype": "float32", "capacity": 5}, "quant": {"acting": "integer"}, "x": 1}
+    expected = {"replay": {"capacity": 5}, "quant": {"acting": "integer"}, "x": 1}
+    assert records.without_neutral(config) == expected
+    assert config["replay"]["dtype"] == "float32"

@@ -125,3 +125,20 @@ def test_without_configs_the_axes_decide(tmp_path: Path) -> None:
 def test_settings_are_flat_and_without_what_is_no_part_of_a_cells_identity(tmp_path: Path) -> None:
     run_dir = write_cell(tmp_path, "qat8", num_seeds=5, quant={"weights": {"bits": 8}}, tau=0.5)
     assert load.settings(load.load_cell(run_dir)) == {"quant.weights.bits": 8, "tau": 0.5}
+
+
+def test_a_cell_from_before_a_key_is_compared_with_one_at_its_neutral_value(
+    tmp_path: Path,
+) -> None:
+    older = {"algo": {"loop": {"tau": 1}}, "replay": {"capacity": 5}}
+    newer = {
+        "algo": {"loop": {"tau": 1, "target_dtype": "float32"}},
+        "replay": {"capacity": 5, "dtype": "float32"},
+    }
+    write_cell(tmp_path, "none", **older)
+    write_cell(tmp_path, "qat8", **newer)
+    other = {**newer, "replay": {"capacity": 5, "dtype": "uint8"}}
+    write_cell(tmp_path, "qat4", **other)
+    none, qat4, qat8 = load_cells([tmp_path])
+    assert load.reference_of(qat8, [none, qat4, qat8]) == none
+    assert load.reference_of(qat4, [none, qat4, qat8]) is None
