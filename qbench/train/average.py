@@ -24,6 +24,7 @@ class Average:
         self._flat = learner.optimizers()[0].flat
         self._weight = weight
         self.flat = self._flat.clone() if weight < 1 else self._flat
+        self._is_empty = True
 
     @property
     def num_bytes(self) -> int:
@@ -34,7 +35,9 @@ class Average:
     def update(self) -> None:
         """Take in the parameters after an update round."""
         if self._weight < 1:
-            self.flat.lerp_(self._flat, self._weight)
+            # The first ones are taken whole: before them, learned steps are no steps yet.
+            self.flat.lerp_(self._flat, 1.0 if self._is_empty else self._weight)
+            self._is_empty = False
 
     @torch.no_grad()
     def apply(self) -> None:

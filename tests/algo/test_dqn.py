@@ -69,6 +69,7 @@ def test_loss_by_hand(terminated, target):
 
 def test_double_dqn_evaluates_the_online_choice_with_the_target():
     learner = make_learner(linear_q([[2.0, 3.0], [0.0, 4.0]]), loss="squared")
+    learner.loss(one_transition())  # The first loss hands the ranges to the target.
     with torch.no_grad():  # Online now prefers action 0 at s'; the target says Q(s', 0) = 3.
         learner.network.weight[0, 0, 1] = 9.0
     loss, _ = learner.loss(one_transition())
