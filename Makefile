@@ -1,4 +1,5 @@
-# `make` lists the targets. Everything is installed into .venv, nothing outside this folder.
+# `make` lists the targets. Everything is installed into .venv, nothing outside this folder, except
+# by `make device`, whose compiler and emulator are packages of the system.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(if $(CI),--quiet --no-input --progress-bar off)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint slow bench bench-peers clean
+.PHONY: help setup quickstart test lint slow bench bench-peers device clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +40,15 @@ bench-peers: setup ## Measure speed against Stable-Baselines3 (installs it into 
 	@$(BIN)/python -c 'import stable_baselines3' 2>/dev/null \
 	  || { echo "Installing stable-baselines3, the peer, into $(VENV)"; $(PIP) -c constraints.txt -e '.[bench]'; }
 	$(BIN)/python -m tests.bench.peers
+
+DEVICE_PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+device: setup ## Run the C policy on an emulated Cortex-M4 (installs Debian packages)
+	@command -v arm-none-eabi-gcc >/dev/null && command -v qemu-system-arm >/dev/null \
+	  && test -n "$$(find /usr/lib /usr/local -path '*arm-none-eabi*' -name nano.specs -print -quit 2>/dev/null)" \
+	  || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends $(DEVICE_PACKAGES); }
+	$(BIN)/python -m pytest -m "slow or not slow" tests/deploy/test_device.py
 
 clean: ## Remove .venv, caches and builds; results in multirun/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .benchmarks .hypothesis

@@ -104,6 +104,7 @@ MORE_SUMMARY_KEYS = {
     "peak_rss_above_imports_bytes": "peak_rss_bytes less what the imports took",
     "cost": "macs, bit_operations and activation_bytes (the largest layer's) of one action",
     "latency_us": "form -> batch size -> microseconds per call; of the first seed's agent",
+    "device": "device -> flash, RAM and instructions there (deploy.device), of the first measured",
 }
 """What a summary holds beside SUMMARY_KEYS, with versions and machine; not every one has it."""
 
@@ -118,6 +119,7 @@ MORE_SEED_KEYS = {
     "env_steps": "env steps of training",
     "diverged": "loss or gradient was not finite, and the seed was frozen",
     "agreement": "how far the deployed forms agree (deploy.parity), or null of a float network",
+    "device": "as the summary's, of this seed's agent; where it was measured",
 }
 """What an entry of `seeds` holds beside SEED_KEYS."""
 

@@ -11,6 +11,28 @@ from qbench.types import EnvSpec, IntegerPolicy
 FORMATS = ("npz", "onnx", "c")
 
 
+def faults(policy: IntegerPolicy, spec: EnvSpec, formats: Collection[str]) -> dict[str, str]:
+    """Why a network has no form in some of the formats: format -> sentence."""
+    found: dict[str, str] = {}
+    for name in formats:
+        try:
+            _try(name, policy, spec)
+        except (ImportError, ValueError) as error:
+            found[name] = str(error)
+    return found
+
+
+def _try(name: str, policy: IntegerPolicy, spec: EnvSpec) -> None:
+    if name == "c":
+        c.write(policy, spec)
+    elif name == "onnx":
+        try:
+            from qbench.deploy import onnx
+        except ImportError as error:
+            raise ImportError('onnx needs pip install ".[deploy]".') from error
+        onnx.export(policy, spec)
+
+
 def write(
     folder: Path, policy: IntegerPolicy, spec: EnvSpec, formats: Collection[str]
 ) -> dict[str, int]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qbench.deploy.checks import check_obs
 from qbench.quant.integer import IntegerLayer, IntegerNetwork, pack_int4
 from qbench.types import EnvSpec, FloatArray, IntegerPolicy, ObsArray
 
@@ -146,9 +147,13 @@ def write(network: IntegerPolicy, spec: EnvSpec) -> Source:
         SourceError: a float network, or one that ends in a convolution.
     """
     if not isinstance(network, IntegerNetwork):
-        raise SourceError("c takes integer networks only: quant=none has none.")
+        raise SourceError(f"c takes integer networks only, not a {type(network).__name__}.")
     if network.layers[-1].stride is not None:
-        raise SourceError("c takes networks that end in a linear layer.")
+        last, shape = len(network.layers) - 1, "x".join(map(str, network.layers[-1].weight.shape))
+        raise SourceError(
+            f"c takes networks that end in a linear layer, and layer {last} (weights {shape}) is"
+            " a convolution."
+        )
     layout = _layout(network, spec)
     constants = _Constants()
     body = [_quantize(network, spec, constants), _run(network, layout, constants)]
@@ -298,6 +303,26 @@ def save(folder: Path, network: IntegerPolicy, spec: EnvSpec) -> int:
     return source.const_bytes
 
 
+def require_same(folder: Path, network: IntegerPolicy, spec: EnvSpec) -> None:
+    """Refuse stored C that is not, byte for byte, what qbench writes from the network.
+
+    A compiler runs over what it is given, and so does the machine: C of a stranger is not
+    compiled.
+
+    Raises:
+        SourceError: a file is missing or differs.
+    """
+    source = write(network, spec)
+    for name, text in (("policy.h", source.header), ("policy.c", source.code)):
+        path = folder / name
+        if not path.exists() or path.read_bytes() != text.encode():
+            what = "is not what qbench writes" if path.exists() else "is missing; it is written"
+            raise SourceError(
+                f"{path} {what} from policy.npz beside it: write it anew with"
+                " python -m qbench.deploy RUN --format c."
+            )
+
+
 def compiler() -> str | None:
     """gcc, where there is one."""
     return shutil.which("gcc")
@@ -306,8 +331,8 @@ def compiler() -> str | None:
 class CompiledPolicy:
     """A network as C, compiled for this machine and loaded.
 
-    What is compiled is written here from the network, not read from a run folder, which may
-    come from anywhere.
+    What is compiled is written here from the network, and never read from a run folder, which
+    may come from anywhere (see `require_same`).
 
     Args:
         network: a FloatNetwork is refused.
@@ -331,16 +356,24 @@ class CompiledPolicy:
             self._library = ctypes.CDLL(str(library))
         assert layout is not None and isinstance(network, IntegerNetwork)
         self._memory = _memory_type(layout, len(network.output_scale))()
+        self._spec = spec
         self._dtype = np.float32 if spec.obs_high is None else np.uint8
         self._output = np.empty(len(network.output_scale), np.float32)
         self._num_layers = len(network.layers)
 
     def __call__(self, obs: ObsArray, /) -> FloatArray:
-        """Outputs [B, A] float32 at obs [B, *obs_shape]."""
+        """Outputs [B, A] float32 at obs [B, *obs_shape].
+
+        Raises:
+            ValueError: another shape, or a value that is not finite.
+        """
+        # The compiled code reads as many values as it was written for, whatever it is given.
+        check_obs(obs, self._spec)
         return np.stack([self._one(row) for row in obs])
 
     def trace(self, obs: ObsArray) -> list[npt.NDArray[Any]]:
         """Codes [F] at every layer's input and the sums int32 [A], of one observation."""
+        check_obs(obs[None], self._spec)
         self._one(obs)
         codes = [np.array(getattr(self._memory, f"codes_{i}")) for i in range(self._num_layers)]
         return [*codes, np.array(self._memory.sums)]

@@ -37,6 +37,7 @@ def text(
         _table("Bytes", "file", "bytes", summary["artifact_bytes"]),
         _costs(Cost(**summary["cost"])),
         _latency(summary["latency_us"]),
+        _device(entry.get("device", {})),
         _parity(entry["agreement"]),
         _calls(policy, spec, summary["artifact_bytes"]),
     ]
@@ -82,7 +83,9 @@ def _table(title: str, name: str, unit: str, values: Mapping[str, Any]) -> Itera
 def _spelled(value: float) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}"
+    if isinstance(value, float) and value < 1000:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if isinstance(value, float) else f"{value:,}"
 
 
 def _costs(cost: Cost) -> Iterator[str]:
@@ -102,6 +105,11 @@ def _latency(latency: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         cells = (f"{times[size]:,.1f}" if size in times else "-" for size in sizes)
         yield f"| {name} | {' | '.join(cells)} |"
     yield ""
+
+
+def _device(devices: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, figures in devices.items():
+        yield from _table(f"On a {name}, emulated", "figure", "value", figures)
 
 
 def _parity(agreement: Mapping[str, Any] | None) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The deployed network as a NumPy archive: arrays only, nothing that could execute code."""
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -16,6 +17,11 @@ FORMATS: dict[str, Any] = {
     "integer": IntegerNetwork,
     "dynamic": DynamicNetwork,
 }
+DAMAGES = (
+    ArithmeticError, BadZipFile, EOFError, LookupError, MemoryError, NotImplementedError, OSError,
+    TypeError, ValueError, zlib.error,
+)  # fmt: skip
+"""What a changed archive was seen to raise."""
 
 
 class ArtifactBytes(NamedTuple):
@@ -47,6 +53,6 @@ def load(path: Path) -> IntegerPolicy:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
         network: IntegerPolicy = FORMATS[str(arrays.pop("format"))].from_arrays(arrays)
-    except (KeyError, OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
+    except DAMAGES as error:
         raise ValueError(f"{path} is not a policy that qbench wrote: {error}") from error
     return network

@@ -14,6 +14,7 @@ of `qbench.quant.integer`: ONNX rounds them to even.
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
+from qbench.deploy.checks import check_obs
+from qbench.deploy.cost import input_shapes
+from qbench.quant.agreement import Agreement, Tally
 from qbench.quant.integer import (
     FloatLayer,
     FloatNetwork,
@@ -54,12 +59,13 @@ class ExportError(ValueError):
     """The network has no form in this format."""
 
 
-def export(network: IntegerPolicy, spec: EnvSpec) -> onnx.ModelProto:
+def export(network: IntegerPolicy, spec: EnvSpec, *, shows_codes: bool = False) -> onnx.ModelProto:
     """The ONNX model of one agent: obs [B, *obs_shape] -> output [B, A] float32.
 
     Args:
         network: a FloatNetwork or an IntegerNetwork.
         spec: of its env; images come in as uint8.
+        shows_codes: whether the codes at the layers' inputs are outputs too, for comparisons.
 
     Raises:
         ExportError: a hidden layer's grid has a real-valued offset.
@@ -72,7 +78,17 @@ def export(network: IntegerPolicy, spec: EnvSpec) -> onnx.ModelProto:
     else:
         raise ExportError(f"onnx cannot take a {type(network).__name__}.")
     _box(graph, last, network.box)
-    return graph.model(spec, num_outputs=len(network.layers[-1].bias))
+    shown = _shown(graph, network, spec) if shows_codes else []
+    return graph.model(spec, num_outputs=len(network.layers[-1].bias), shown=shown)
+
+
+def _shown(graph: "_Graph", network: IntegerPolicy, spec: EnvSpec) -> list[onnx.ValueInfoProto]:
+    """The codes at the layers' inputs as outputs; bytes that are their own codes are none."""
+    shapes = input_shapes(network, spec)[-len(graph.codes) :]
+    return [
+        helper.make_tensor_value_info(name, TensorProto.UINT8, ["batch", *shape])
+        for name, shape in zip(graph.codes, shapes, strict=True)
+    ]
 
 
 def save(path: Path, network: IntegerPolicy, spec: EnvSpec) -> int:
@@ -82,12 +98,33 @@ def save(path: Path, network: IntegerPolicy, spec: EnvSpec) -> int:
     return path.stat().st_size
 
 
+def require_same(path: Path, network: IntegerPolicy, spec: EnvSpec) -> None:
+    """Refuse a stored model that is not the one that qbench writes from the network.
+
+    ONNX Runtime executes no code of a file. But what another model plays is not what this run
+    has trained, and a model may name other files for its weights.
+
+    Raises:
+        ExportError: the file is missing or damaged, or it differs.
+    """
+    remedy = "write it anew with python -m qbench.deploy RUN --format onnx"
+    if not path.exists():
+        raise ExportError(f"{path} is missing: {remedy}.")
+    try:
+        found = onnx.ModelProto.FromString(path.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise ExportError(f"{path} is not a policy that qbench wrote: {error}.") from error
+    if found != export(network, spec):
+        raise ExportError(f"{path} is not what qbench writes from policy.npz beside it: {remedy}.")
+
+
 class _Graph:
     """Nodes and constants, in order."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
+        self.codes: list[str] = []  # at the layers' inputs
 
     def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Append a node; the name of its output."""
@@ -110,12 +147,15 @@ class _Graph:
         # INT4 straight into DequantizeLinear would leave the product in float.
         return self.add("Cast", name, to=TensorProto.INT8)
 
-    def model(self, spec: EnvSpec, num_outputs: int) -> onnx.ModelProto:
+    def model(
+        self, spec: EnvSpec, num_outputs: int, shown: Sequence[onnx.ValueInfoProto]
+    ) -> onnx.ModelProto:
         """The checked model."""
         dtype = TensorProto.FLOAT if spec.obs_high is None else TensorProto.UINT8
         obs = helper.make_tensor_value_info(INPUT, dtype, ["batch", *spec.obs_shape])
-        outputs = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", num_outputs])
-        graph = helper.make_graph(self._nodes, spec.id, [obs], [outputs], self._constants)
+        shape: list[str | int | None] = ["batch", num_outputs]
+        outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)]
+        graph = helper.make_graph(self._nodes, spec.id, [obs], [*outputs, *shown], self._constants)
         model = helper.make_model(
             graph, producer_name="qbench", opset_imports=[helper.make_opsetid("", OPSET)]
         )
@@ -126,8 +166,10 @@ class _Graph:
 
 def _integer(graph: _Graph, network: IntegerNetwork, spec: EnvSpec) -> str:
     codes, zero = _input_codes(graph, network, spec), 0
-    for layer, following in pairwise(network.layers):
-        codes, zero = _requantized(graph, layer, _product(graph, codes, zero, layer))
+    graph.codes += [] if codes == INPUT else [codes]
+    for number, (layer, following) in enumerate(pairwise(network.layers)):
+        codes, zero = _requantized(graph, number, layer, _product(graph, codes, zero, layer))
+        graph.codes.append(codes)
         if layer.stride is not None and following.stride is None:
             codes = graph.add("Flatten", codes)
     last = network.layers[-1]
@@ -185,15 +227,16 @@ def _gemm_or_conv(graph: _Graph, x: str, w: str, b: str, stride: tuple[int, int]
     return graph.add("Conv", x, w, b, strides=list(stride))
 
 
-def _requantized(graph: _Graph, layer: IntegerLayer, x: str) -> tuple[str, int]:
+def _requantized(graph: _Graph, number: int, layer: IntegerLayer, x: str) -> tuple[str, int]:
     """The next layer's codes and their zero point."""
     assert layer.offset is not None and layer.shift is not None
     zeros = np.ldexp(layer.offset.astype(np.float64), -layer.shift)
     zero = int(np.rint(zeros[0]))
     if not 0 <= zero <= 255 or np.abs(zeros - zero).max() > 2**-12:
         raise ExportError(
-            f"onnx has no real-valued offset, which a layer of {layer.weight.shape} is followed "
-            f"by ({zeros[0]:.3f}). Set quant.activations.grid=zero_point."
+            f"onnx has no real-valued offset, which layer {number} (weights"
+            f" {'x'.join(map(str, layer.weight.shape))}) is followed by ({zeros[0]:.3f}):"
+            " set quant.activations.grid=zero_point."
         )
     if layer.low == zero:
         x = graph.add("Relu", x)
@@ -239,7 +282,7 @@ class OnnxPolicy:
     """
 
     def __init__(self, model: onnx.ModelProto | Path, spec: EnvSpec) -> None:
-        self._shape = tuple(spec.obs_shape)
+        self._spec = spec
         self._dtype = np.dtype(np.float32 if spec.obs_high is None else np.uint8)
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -258,7 +301,7 @@ class OnnxPolicy:
     def _check_input(self) -> None:
         found = [(i.name, i.type, i.shape[1:]) for i in self._session.get_inputs()]
         kind = "tensor(float)" if self._dtype == np.float32 else "tensor(uint8)"
-        expected = [(INPUT, kind, list(self._shape))]
+        expected = [(INPUT, kind, list(self._spec.obs_shape))]
         if found != expected:
             raise ValueError(f"its inputs are {found}, not {expected}")
 
@@ -273,9 +316,45 @@ class OnnxPolicy:
         Raises:
             ValueError: another shape, or a value that is not finite.
         """
-        if obs.shape[1:] != self._shape:
-            raise ValueError(f"obs is {list(obs.shape)}, not [B, *{list(self._shape)}].")
-        if not np.isfinite(obs).all():
-            raise ValueError("obs holds a value that is not finite.")
-        outputs: FloatArray = self._session.run(None, {INPUT: obs.astype(self._dtype)})[0]
-        return outputs
+        return self.run(obs)[0]
+
+    def run(self, obs: ObsArray) -> list[FloatArray]:
+        """All outputs of the model: those of the agent, then the codes if it shows them."""
+        check_obs(obs, self._spec)
+        return list(self._session.run(None, {INPUT: obs.astype(self._dtype, copy=False)}))
+
+
+class Compared:
+    """ONNX Runtime's codes and outputs, tallied against the integer network's.
+
+    The codes are those of a second session on the same graph that also shows them; the outputs
+    are the deployed file's own.
+
+    Args:
+        policy: the deployed file.
+        network: what it was written from.
+        spec: of its env.
+    """
+
+    def __init__(self, policy: OnnxPolicy, network: IntegerNetwork, spec: EnvSpec) -> None:
+        self._policy = policy
+        self._shown = OnnxPolicy(export(network, spec, shows_codes=True), spec)
+        self._num_layers = len(network.layers)
+        self._tally = Tally(network)
+
+    def __call__(self, obs: ObsArray, traced: list[FloatArray]) -> None:
+        """Add some observations, with what the network's `trace` gave."""
+        codes = [shown.astype(np.float32) for shown in self._shown.run(obs)[1:]]
+        if len(codes) < self._num_layers:  # Bytes that are their own codes are no output.
+            codes = [obs.astype(np.float32), *codes]
+        self._tally.add(obs, traced, codes, self._policy(obs))
+
+    @property
+    def agreed(self) -> Agreement:
+        """Over all observations seen."""
+        return self._tally.result()
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the file's optimized graph holds no product of floats."""
+        return self._policy.is_integer

@@ -1,26 +1,25 @@
 """The agents of a cell: trained here, or taken from the `none` cell and quantized."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
-from torch import Tensor, nn
+from torch import nn
 
 from qbench import records, streams
+from qbench.deploy.population import batches, load_rows
 from qbench.train import callbacks, ledger
 from qbench.train.average import Average
 from qbench.train.build import Parts, build, build_network, create, deployed_head
 from qbench.train.data import ReplayDataModule, chunk_stops
 from qbench.train.errors import ConfigError
 from qbench.train.module import PopulationModule, Snapshots
-from qbench.types import EnvFactory, ObsArray, QuantScheme
+from qbench.types import EnvFactory, QuantScheme
 
 CALIBRATION_ROWS = 10_000
 
@@ -149,7 +148,7 @@ def quantize_agents(cfg: DictConfig, run_dir: Path, base_dir: Path) -> Agents:
     load_network(network, base_dir / "checkpoints" / "last.ckpt", rows)
     network = scheme.prepare(network)
     observations = [base_dir / "calibration" / f"seed_{seed}.npz" for seed in seeds]
-    scheme.calibrate(network, _batches(observations))
+    scheme.calibrate(network, batches(observations))
     return Agents(
         seeds=seeds,
         env=env,
@@ -175,20 +174,6 @@ def _rows_of(seeds: Sequence[int], base: dict[str, Any], base_dir: Path) -> list
     return [trained.index(seed) for seed in seeds]
 
 
-def _batches(paths: Sequence[Path]) -> Iterator[Tensor]:
-    """All stored observations in batches [S, 100, *obs_shape]."""
-    stored = [load_observations(path) for path in paths]
-    for start in range(0, CALIBRATION_ROWS, 100):
-        yield torch.from_numpy(np.stack([obs[start : start + 100] for obs in stored]))
-
-
-def load_observations(path: Path) -> ObsArray:
-    """A seed's stored observations [10000, *obs_shape]."""
-    with np.load(path, allow_pickle=False) as stored:
-        obs: ObsArray = stored["obs"]
-    return obs
-
-
 def load_network(network: nn.Module, path: Path, rows: Sequence[int]) -> None:
     """Load the seeds at `rows` of a checkpoint into a network of the same architecture.
 
@@ -196,14 +181,6 @@ def load_network(network: nn.Module, path: Path, rows: Sequence[int]) -> None:
         ConfigError: no checkpoint, not one of qbench's, or of another architecture.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (OSError, KeyError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
-        reason = str(error).split(". ")[0]
-        raise ConfigError(f"{path} is not a checkpoint of qbench: {reason}.") from error
-    prefix = "network."
-    own = {k.removeprefix(prefix): v[rows] for k, v in state.items() if k.startswith(prefix)}
-    try:
-        network.load_state_dict(own)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
-        raise ConfigError(f"{path} holds another architecture: {first}") from error
+        load_rows(network, path, rows)
+    except records.RunFolderError as error:
+        raise ConfigError(str(error)) from error

@@ -9,11 +9,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from qbench import layers, records
+from qbench.deploy.population import load_observations
 from qbench.deploy.stored import agent_folder
 from qbench.evaluate import greedy, play
 from qbench.report import stats
 from qbench.train import callbacks, deployment, ledger, provenance
-from qbench.train.agents import Agents, load_observations, quantize_agents, train_agents
+from qbench.train.agents import Agents, quantize_agents, train_agents
 from qbench.train.wandb_log import WandbRun
 from qbench.types import EnvSpec
 
@@ -61,12 +62,15 @@ def _deploy(
 ) -> list[deployment.Deployed]:
     """Convert every seed, write its files and check them."""
     deployed = []
-    for k, (seed, path) in enumerate(zip(agents.seeds, agents.observations, strict=True)):
+    rows = zip(agents.seeds, agents.observations, agents.alive, strict=True)
+    for k, (seed, path, alive) in enumerate(rows):
         single = layers.take_seed(agents.network, k)
         policy = agents.scheme.convert(single)
         obs, folder = load_observations(path), agent_folder(run_dir, seed)
         deployed.append(
-            deployment.deploy(single, policy, spec, folder=folder, formats=formats, obs=obs)
+            deployment.deploy(
+                single, policy, spec, folder=folder, formats=formats, obs=obs, must_agree=alive
+            )
         )
     return deployed
 

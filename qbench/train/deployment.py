@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from qbench import records
-from qbench.deploy import artifacts, c, card, latency
+from qbench.deploy import artifacts, c, card, latency, parity
 from qbench.deploy.cost import cost
-from qbench.quant import agreement
 from qbench.quant.integer import IntegerNetwork
 from qbench.types import EnvSpec, IntegerPolicy, ObsArray
 
@@ -32,6 +31,7 @@ def deploy(
     folder: Path,
     formats: Collection[str],
     obs: ObsArray,
+    must_agree: bool,
 ) -> Deployed:
     """Write one agent's files and compare what they compute with what was trained.
 
@@ -42,6 +42,8 @@ def deploy(
         folder: where the files go.
         formats: of artifacts.FORMATS, beside npz.
         obs: [N, *obs_shape] of the agent's own replay.
+        must_agree: false for a seed that diverged: it is scored as it stands, and its weights
+            may be no numbers.
 
     Raises:
         ParityError: a form does not compute what was trained.
@@ -49,16 +51,18 @@ def deploy(
     sizes, formats = _write(folder, policy, spec, formats)
     if not isinstance(policy, IntegerNetwork):
         return Deployed(folder, policy, sizes, None)
-    if not formats:
-        agreed = agreement.measure(module, policy, obs)
-        found = {"holds": agreed.holds, **agreed._asdict()}
-        return Deployed(folder, policy, sizes, found)
-    from qbench.deploy import onnx, parity
-
     compiled = c.CompiledPolicy(policy, spec) if "c" in formats and c.compiler() else None
-    session = onnx.OnnxPolicy(folder / "policy.onnx", spec) if "onnx" in formats else None
-    found = parity.measure(module, policy, obs, compiled=compiled, onnx=session)
+    in_onnx = _in_onnx(folder, policy, spec) if "onnx" in formats else None
+    found = parity.measure(module, policy, obs, compiled=compiled, in_onnx=in_onnx)
+    if must_agree:
+        parity.refuse(found)
     return Deployed(folder, policy, sizes, found)
+
+
+def _in_onnx(folder: Path, policy: IntegerNetwork, spec: EnvSpec) -> parity.Form:
+    from qbench.deploy import onnx  # an extra
+
+    return onnx.Compared(onnx.OnnxPolicy(folder / "policy.onnx", spec), policy, spec)
 
 
 def _write(

@@ -53,10 +53,10 @@ def float_policy(name, **sizes):
     return NoQuant().convert(layers.take_seed(population(name, **sizes), 0))
 
 
-def integer_policy(name, bits, **changes):
+def integer_policy(name, bits, hidden_sizes=(255, 256), **changes):
     """An integer network of one agent."""
     quant = scheme(bits, **changes)
-    module = quant.prepare(population(name)).train()
+    module = quant.prepare(population(name, hidden_sizes)).train()
     for seed in range(4):
         module(torch.from_numpy(observations(name, 64, seed)).unsqueeze(0))
     return quant.convert(layers.take_seed(module.eval(), 0))

@@ -14,7 +14,7 @@ from qbench.algo.dqn import DQN
 from qbench.deploy import npz
 from qbench.network.heads import Actor, Critic
 from qbench.quant import agreement, fake
-from qbench.quant.integer import IntegerNetwork
+from qbench.quant.integer import IntegerLayer, IntegerNetwork
 from qbench.quant.layer import QuantLayer
 from qbench.quant.none import NoQuant
 from qbench.quant.ptq import PTQ
@@ -467,24 +467,72 @@ def test_a_damaged_archive_is_one_sentence(tmp_path, content):
         npz.load(tmp_path / "policy.npz")
 
 
-def test_the_distance_from_a_tie_is_that_of_the_first_differing_code():
-    first = (np.array([[3.2], [5.0]]), np.array([[4.0], [5.0]]), 255)  # a row is 0.3 past the tie
-    second = (np.array([[1.0], [2.4]]), np.array([[2.0], [2.0]]), 255)  # follows from the first
-    differs, distance = agreement._first_differences([first, second])
-    assert differs.tolist() == [True, False]
-    assert distance == pytest.approx(0.3)
+def two_layers():
+    """x -> code of x -> 0.25 (3 x) -> 2 bits -> outputs 10 q and -10 q."""
+    first = IntegerLayer(
+        weight=np.array([[3]], np.int8),
+        bias=np.array([0], np.int32),
+        bits=3,
+        multiplier=np.array([2**30], np.int32),
+        shift=np.array([32], np.int32),
+        offset=np.array([0], np.int64),
+        top=3,
+    )
+    weight, bias = np.array([[1], [-1]], np.int8), np.zeros(2, np.int32)
+    return IntegerNetwork(
+        input_inverse_scale=np.ones(1, np.float32),
+        input_zero=np.zeros(1, np.float32),
+        input_top=255,
+        layers=(first, IntegerLayer(weight=weight, bias=bias, bits=2)),
+        output_scale=np.full(2, 10.0, np.float32),
+    )
+
+
+def tallied(obs, codes, outputs):
+    network, tally = two_layers(), agreement.Tally(two_layers())
+    obs = np.array(obs, np.float32)[:, None]
+    given = [np.array(c, np.float32)[:, None] for c in codes]
+    tally.add(obs, network.trace(obs), given, np.array(outputs, np.float32))
+    return tally.result()
+
+
+def test_a_code_at_a_tie_is_counted_and_explains_the_outputs_that_follow_from_it():
+    # 0.75 * 2 = 1.5 is a tie: the integers round it up to 2, this form to 1.
+    found = tallied([1, 2, 3], [[1, 2, 3], [1, 1, 2]], [[10, -10], [10, -10], [20, -20]])
+    assert found.rows_with_a_differing_code == pytest.approx(1 / 3)
+    assert found.differing_codes == pytest.approx(1 / 6)
+    assert found.max_tie_distance == 0 and found.max_rounding_error == 0
+    assert found.max_output_error == pytest.approx(10 / 40 * 255)  # 64 steps, by one code of four
+    assert found.unexplained_argmax == 0
+
+
+def test_the_distance_from_a_tie_is_taken_at_the_form_s_own_codes():
+    # The input's code is 0.1 past its tie; 0.75 * 3 = 2.25 is rightly 2 from there.
+    found = tallied([2.4], [[3], [2]], [[20, -20]])
+    assert found.differing_codes == 1 / 2
+    assert found.max_tie_distance == pytest.approx(0.1)
+    # 2.25 as 3 is a quarter past the tie; what follows from it is no further difference.
+    assert tallied([3], [[3], [3]], [[30, -30]]).max_tie_distance == pytest.approx(0.25)
+
+
+def test_outputs_must_be_those_of_the_form_s_own_codes():
+    found = tallied([1, 3], [[1, 3], [1, 2]], [[10, -10], [20, -20.003]])
+    assert found.max_rounding_error == pytest.approx(0.003 / 40, rel=1e-3) and not found.holds
+    wrong = tallied([1, 3], [[1, 3], [1, 2]], [[-10, 10], [20, -20]])
+    assert (wrong.differing_argmax, wrong.unexplained_argmax) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("change", "holds"),
     [
         ({}, True),
-        ({"rows_with_a_differing_code": 0.006}, False),
+        ({"differing_codes": 6e-5}, False),
         ({"max_tie_distance": 2e-3}, False),
-        ({"max_output_error": 1.1}, False),
+        ({"max_rounding_error": 2e-5}, False),
+        ({"max_output_error": 85.0}, True),
         ({"unexplained_argmax": 1}, False),
     ],
 )
 def test_agreement_has_four_conditions(change, holds):
-    at_the_limits = agreement.Agreement(10_000, 0.005, 1e-3, 1.0, 3, 0)
+    at_the_limits = agreement.Agreement(10_000, 0.005, 5e-5, 1e-3, 1e-5, 1.0, 3, 0)
     assert at_the_limits._replace(**change).holds is holds

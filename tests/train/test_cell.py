@@ -165,10 +165,9 @@ def test_integers_agree_on_the_agents_own_replay(tmp_path):
     for seed in records.read_summary(run_dir)["seeds"]:
         found = seed["agreement"]
         assert found["rows"] == 10_000
+        assert found["holds"] is True
         assert found["rows_with_a_differing_code"] <= 0.005
-        assert found["max_tie_distance"] <= 1e-3
-        assert found["max_output_error"] <= 1.0
-        assert found["unexplained_argmax"] == 0
+        assert found["max_output_error"] <= 1.0  # of 8 bits
 
 
 def test_calibration_holds_10000_observations_of_each_seed(cell):
