@@ -353,12 +353,16 @@ class CompiledPolicy:
             target = ["-march=native", "-shared", "-fPIC", "policy.c", "-o", str(library), "-lm"]
             command = [gcc, *FLAGS, *target]
             subprocess.run(command, cwd=folder, check=True)
-            self._library = ctypes.CDLL(str(library))
+            loaded = ctypes.CDLL(str(library))
         assert layout is not None and isinstance(network, IntegerNetwork)
         self._memory = _memory_type(layout, len(network.output_scale))()
+        self._address = ctypes.addressof(self._memory)
+        self._quantize = _taking(loaded.policy_quantize, 2)
+        self._run = _taking(loaded.policy_run, 1)
+        self._dequantize = _taking(loaded.policy_dequantize, 2)
         self._spec = spec
         self._dtype = np.float32 if spec.obs_high is None else np.uint8
-        self._output = np.empty(len(network.output_scale), np.float32)
+        self._num_outputs = len(network.output_scale)
         self._num_layers = len(network.layers)
 
     def __call__(self, obs: ObsArray, /) -> FloatArray:
@@ -369,23 +373,31 @@ class CompiledPolicy:
         """
         # The compiled code reads as many values as it was written for, whatever it is given.
         check_obs(obs, self._spec)
-        return np.stack([self._one(row) for row in obs])
+        rows = np.ascontiguousarray(obs, self._dtype)
+        outputs = np.empty((len(rows), self._num_outputs), np.float32)
+        address, to = rows.ctypes.data, outputs.ctypes.data
+        for i in range(len(rows)):
+            self._act(address + i * rows.strides[0], to + i * outputs.strides[0])
+        return outputs
 
     def trace(self, obs: ObsArray) -> list[npt.NDArray[Any]]:
         """Codes [F] at every layer's input and the sums int32 [A], of one observation."""
-        check_obs(obs[None], self._spec)
-        self._one(obs)
+        self(obs[None])
         codes = [np.array(getattr(self._memory, f"codes_{i}")) for i in range(self._num_layers)]
         return [*codes, np.array(self._memory.sums)]
 
-    def _one(self, obs: ObsArray) -> FloatArray:
-        row = np.ascontiguousarray(obs, self._dtype)
-        memory = ctypes.byref(self._memory)
-        if self._library.policy_quantize(row.ctypes.data_as(ctypes.c_void_p), memory):
+    def _act(self, obs: int, output: int) -> None:
+        """One observation's output, by their addresses."""
+        if self._quantize(obs, self._address):
             raise ValueError("The observation holds a value that is not finite.")
-        self._library.policy_run(memory)
-        self._library.policy_dequantize(memory, self._output.ctypes.data_as(ctypes.c_void_p))
-        return self._output.copy()
+        self._run(self._address)
+        self._dequantize(self._address, output)
+
+
+def _taking(function: Any, num_addresses: int) -> Any:
+    """A loaded function that takes addresses: ctypes would cut them to an int's 32 bits."""
+    function.argtypes = [ctypes.c_void_p] * num_addresses
+    return function
 
 
 def _memory_type(layout: _Layout, num_outputs: int) -> type[ctypes.Structure]:
