@@ -64,7 +64,9 @@ def build(group: str, node: Any, trusted: Sequence[str], **parts: Any) -> Any:
     try:
         return getattr(import_module(module), name)(**keys, **parts)
     except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"{target} cannot be built: {error}") from error
+        raise ValueError(
+            f"{target} cannot be built: {error}. Another version of qbench may have written this."
+        ) from error
 
 
 def _texts(value: Any) -> Iterator[str]:
