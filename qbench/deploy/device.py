@@ -28,7 +28,8 @@ NAME = "cortex-m4"
 GCC, SIZE, QEMU = TOOLS = ("arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
 SOURCES = Path(__file__).parent / "cortex_m"
 TARGET = ("-mcpu=cortex-m4", "-mthumb", "-ffunction-sections", "-fdata-sections")
-LINK = ("-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", "-lm")
+LIBRARY = "nano.specs"
+LINK = ("-nostartfiles", f"--specs={LIBRARY}", "-Wl,--gc-sections", "-lm")
 MACHINE = ("-machine", "mps2-an386", "-icount", "shift=0", "-nographic", "-monitor", "none")
 CALIBRATION = 400_000
 """Instructions of harness.c's loop."""
@@ -53,8 +54,15 @@ class OnDevice(NamedTuple):
 
 
 def missing() -> list[str]:
-    """The tools that are not on the PATH."""
-    return [tool for tool in TOOLS if shutil.which(tool) is None]
+    """The tools that are not on the PATH, and the C library if the compiler lacks it."""
+    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if GCC not in absent:
+        # An unknown file's name is printed as it was given.
+        found = subprocess.run(
+            [GCC, f"-print-file-name={LIBRARY}"], capture_output=True, text=True, check=False
+        )
+        absent += [] if Path(found.stdout.strip()).is_absolute() else [f"newlib's {LIBRARY}"]
+    return absent
 
 
 def measure(policy: IntegerPolicy, spec: EnvSpec, obs: ObsArray) -> OnDevice:
