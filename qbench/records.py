@@ -140,8 +140,11 @@ def without_neutral(settings: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in node.items():
             name = f"{prefix}{key}"
-            if name not in NEUTRAL or value != NEUTRAL[name]:
-                found[key] = kept(value, f"{name}.") if isinstance(value, Mapping) else value
+            if name in NEUTRAL and value == NEUTRAL[name]:
+                continue
+            rest = kept(value, f"{name}.") if isinstance(value, Mapping) else value
+            if rest != {} or value == {}:
+                found[key] = rest
         return found
 
     return kept(settings, "")

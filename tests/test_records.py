@@ -192,4 +192,8 @@ def test_neutral_values_are_left_out_wherever_they_are():
     config = {"replay": {"dtype": "float32", "capacity": 5}, "quant": {"acting": "integer"}, "x": 1}
     expected = {"replay": {"capacity": 5}, "quant": {"acting": "integer"}, "x": 1}
     assert records.without_neutral(config) == expected
+    schedule = {"delay_env_steps": 0, "freeze_env_steps": None}
+    assert records.without_neutral({"quant": {"schedule": schedule, "bits": {}}}) == {
+        "quant": {"bits": {}}
+    }
     assert config["replay"]["dtype"] == "float32"
