@@ -14,35 +14,31 @@ of `qbench.quant.integer`: ONNX rounds them to even.
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from qbench.deploy.checks import check_obs
 from qbench.deploy.cost import input_shapes
+from qbench.deploy.onnx_dynamic import dynamic
+from qbench.deploy.onnx_graph import INPUT, OUTPUT, Graph
 from qbench.quant.agreement import Agreement, Tally
+from qbench.quant.dynamic import DynamicNetwork
 from qbench.quant.integer import (
     FloatLayer,
     FloatNetwork,
     IntegerLayer,
     IntegerNetwork,
     TanhToBox,
-    pack_int4,
 )
 from qbench.types import EnvSpec, FloatArray, IntegerPolicy, ObsArray
 
-OPSET = 21
-"""The first one with INT4 tensors."""
-IR_VERSION = 10
-INPUT, OUTPUT = "obs", "output"
 FLOAT_PRODUCTS = {"Gemm", "FusedGemm", "Conv", "FusedConv", "MatMul", "FusedMatMul"}
 ERRORS_ONLY = 3
 ORT_ERRORS = (
@@ -63,18 +59,20 @@ def export(network: IntegerPolicy, spec: EnvSpec, *, shows_codes: bool = False) 
     """The ONNX model of one agent: obs [B, *obs_shape] -> output [B, A] float32.
 
     Args:
-        network: a FloatNetwork or an IntegerNetwork.
+        network: a FloatNetwork, an IntegerNetwork or a DynamicNetwork.
         spec: of its env; images come in as uint8.
         shows_codes: whether the codes at the layers' inputs are outputs too, for comparisons.
 
     Raises:
         ExportError: a hidden layer's grid has a real-valued offset.
     """
-    graph = _Graph()
+    graph = Graph()
     if isinstance(network, IntegerNetwork):
         last = _integer(graph, network, spec)
     elif isinstance(network, FloatNetwork):
         last = _float(graph, network, spec)
+    elif isinstance(network, DynamicNetwork):
+        last = dynamic(graph, network)
     else:
         raise ExportError(f"onnx cannot take a {type(network).__name__}.")
     _box(graph, last, network.box)
@@ -82,7 +80,7 @@ def export(network: IntegerPolicy, spec: EnvSpec, *, shows_codes: bool = False) 
     return graph.model(spec, num_outputs=len(network.layers[-1].bias), shown=shown)
 
 
-def _shown(graph: "_Graph", network: IntegerPolicy, spec: EnvSpec) -> list[onnx.ValueInfoProto]:
+def _shown(graph: Graph, network: IntegerPolicy, spec: EnvSpec) -> list[onnx.ValueInfoProto]:
     """The codes at the layers' inputs as outputs; bytes that are their own codes are none."""
     shapes = input_shapes(network, spec)[-len(graph.codes) :]
     return [
@@ -118,53 +116,7 @@ def require_same(path: Path, network: IntegerPolicy, spec: EnvSpec) -> None:
         raise ExportError(f"{path} is not what qbench writes from policy.npz beside it: {remedy}.")
 
 
-class _Graph:
-    """Nodes and constants, in order."""
-
-    def __init__(self) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
-        self.codes: list[str] = []  # at the layers' inputs
-
-    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Append a node; the name of its output."""
-        name = output or f"{operator}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, list(inputs), [name], name, **attributes))
-        return name
-
-    def constant(self, array: npt.NDArray[Any] | np.generic) -> str:
-        """Store an array; its name."""
-        name = f"constant_{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.asarray(array), name))
-        return name
-
-    def int4(self, codes: npt.NDArray[np.int8]) -> str:
-        """Store codes in [-8, 7], two a byte; their name as int8."""
-        name = f"constant_{len(self._constants)}"
-        packed = pack_int4(codes).tobytes()
-        tensor = helper.make_tensor(name, TensorProto.INT4, codes.shape, packed, raw=True)
-        self._constants.append(tensor)
-        # INT4 straight into DequantizeLinear would leave the product in float.
-        return self.add("Cast", name, to=TensorProto.INT8)
-
-    def model(
-        self, spec: EnvSpec, num_outputs: int, shown: Sequence[onnx.ValueInfoProto]
-    ) -> onnx.ModelProto:
-        """The checked model."""
-        dtype = TensorProto.FLOAT if spec.obs_high is None else TensorProto.UINT8
-        obs = helper.make_tensor_value_info(INPUT, dtype, ["batch", *spec.obs_shape])
-        shape: list[str | int | None] = ["batch", num_outputs]
-        outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)]
-        graph = helper.make_graph(self._nodes, spec.id, [obs], [*outputs, *shown], self._constants)
-        model = helper.make_model(
-            graph, producer_name="qbench", opset_imports=[helper.make_opsetid("", OPSET)]
-        )
-        model.ir_version = IR_VERSION
-        onnx.checker.check_model(model, full_check=True)
-        return model
-
-
-def _integer(graph: _Graph, network: IntegerNetwork, spec: EnvSpec) -> str:
+def _integer(graph: Graph, network: IntegerNetwork, spec: EnvSpec) -> str:
     codes, zero = _input_codes(graph, network, spec), 0
     graph.codes += [] if codes == INPUT else [codes]
     for number, (layer, following) in enumerate(pairwise(network.layers)):
@@ -176,7 +128,7 @@ def _integer(graph: _Graph, network: IntegerNetwork, spec: EnvSpec) -> str:
     return _product(graph, codes, zero, last, ratio=network.output_scale)
 
 
-def _input_codes(graph: _Graph, network: IntegerNetwork, spec: EnvSpec) -> str:
+def _input_codes(graph: Graph, network: IntegerNetwork, spec: EnvSpec) -> str:
     """uint8 codes of the observation; bytes that are their own codes are taken as they are."""
     inverse, zero = network.input_inverse_scale, network.input_zero
     is_bytes = spec.obs_high is not None
@@ -188,7 +140,7 @@ def _input_codes(graph: _Graph, network: IntegerNetwork, spec: EnvSpec) -> str:
     return _quantized(graph, x, 0, 0, network.input_top)
 
 
-def _quantized(graph: _Graph, x: str, zero: int, low: int, top: int) -> str:
+def _quantized(graph: Graph, x: str, zero: int, low: int, top: int) -> str:
     one, shift = graph.constant(np.float32(1)), graph.constant(np.uint8(zero))
     codes = graph.add("QuantizeLinear", x, one, shift)
     if (low, top) == (0, 255):
@@ -197,7 +149,7 @@ def _quantized(graph: _Graph, x: str, zero: int, low: int, top: int) -> str:
 
 
 def _product(
-    graph: _Graph,
+    graph: Graph,
     codes: str,
     zero: int,
     layer: IntegerLayer,
@@ -213,7 +165,7 @@ def _product(
     counts = layer.weight.reshape(len(layer.weight), -1).astype(np.int64).sum(1)
     bias = (layer.bias + zero * counts).astype(np.int32)
     scale = graph.constant(ratio)
-    stored = graph.int4(layer.weight) if layer.bits <= 4 else graph.constant(layer.weight)
+    stored = graph.codes_of(layer.weight, layer.bits)
     # ONNX Runtime leaves a product in float whose weights have no zero points.
     zeros = graph.constant(np.zeros(len(bias), np.int8))
     w = graph.add("DequantizeLinear", stored, scale, zeros, axis=0)
@@ -221,13 +173,13 @@ def _product(
     return _gemm_or_conv(graph, x, w, b, layer.stride)
 
 
-def _gemm_or_conv(graph: _Graph, x: str, w: str, b: str, stride: tuple[int, int] | None) -> str:
+def _gemm_or_conv(graph: Graph, x: str, w: str, b: str, stride: tuple[int, int] | None) -> str:
     if stride is None:
         return graph.add("Gemm", x, w, b, transB=1)
     return graph.add("Conv", x, w, b, strides=list(stride))
 
 
-def _requantized(graph: _Graph, number: int, layer: IntegerLayer, x: str) -> tuple[str, int]:
+def _requantized(graph: Graph, number: int, layer: IntegerLayer, x: str) -> tuple[str, int]:
     """The next layer's codes and their zero point."""
     assert layer.offset is not None and layer.shift is not None
     zeros = np.ldexp(layer.offset.astype(np.float64), -layer.shift)
@@ -243,7 +195,7 @@ def _requantized(graph: _Graph, number: int, layer: IntegerLayer, x: str) -> tup
     return _quantized(graph, x, zero, 0, layer.top), zero
 
 
-def _float(graph: _Graph, network: FloatNetwork, spec: EnvSpec) -> str:
+def _float(graph: Graph, network: FloatNetwork, spec: EnvSpec) -> str:
     x = INPUT
     if network.input_high is not None:
         x = graph.add("Cast", x, to=TensorProto.FLOAT)
@@ -255,13 +207,13 @@ def _float(graph: _Graph, network: FloatNetwork, spec: EnvSpec) -> str:
     return x
 
 
-def _float_layer(graph: _Graph, x: str, layer: FloatLayer) -> str:
-    w, b = graph.constant(layer.weight), graph.constant(layer.bias)
+def _float_layer(graph: Graph, x: str, layer: FloatLayer) -> str:
+    w, b = (graph.number(a, layer.number_format) for a in (layer.weight, layer.bias))
     x = _gemm_or_conv(graph, x, w, b, layer.stride)
     return graph.add("Relu", x) if layer.has_relu else x
 
 
-def _box(graph: _Graph, x: str, box: TanhToBox | None) -> None:
+def _box(graph: Graph, x: str, box: TanhToBox | None) -> None:
     """An actor's tanh and rescaling; then the model's output."""
     if box is not None:
         x = graph.add("Tanh", x)

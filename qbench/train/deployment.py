@@ -10,6 +10,7 @@ from torch import nn
 from qbench import records
 from qbench.deploy import artifacts, c, card, latency, parity
 from qbench.deploy.cost import cost
+from qbench.quant.dynamic import DynamicNetwork
 from qbench.quant.integer import IntegerNetwork
 from qbench.types import EnvSpec, IntegerPolicy, ObsArray
 
@@ -114,7 +115,7 @@ def _forms(
         from qbench.deploy import onnx
 
         forms["onnx_float"] = onnx.OnnxPolicy(onnx.export(twin, spec), spec)
-        if is_integer:
+        if is_integer or isinstance(policy, DynamicNetwork):
             forms["onnx"] = onnx.OnnxPolicy(onnx.export(policy, spec), spec)
     if "c" in formats and is_integer and c.compiler():
         forms["c"] = c.CompiledPolicy(policy, spec)
