@@ -11,6 +11,7 @@ may be added to any row. JSON has no NaN and no infinity: they are written as nu
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,31 @@ def read_records(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]
     return [row for row in _rows(path) if kind is None or row["kind"] == kind]
 
 
+def scan_records(run_dir: Path) -> tuple[list[dict[str, Any]], str | None]:
+    """All whole rows of a run, and a sentence on the lines that are damaged, if any.
+
+    For readers that would rather miss a row than a run; `read_records` raises instead. A last
+    line without its end is left out.
+    """
+    path = run_dir / "records.jsonl"
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return [], None
+    except OSError as error:
+        return [], f"{path} cannot be read: {error.strerror}."
+    rows, damaged = [], []
+    for number, row in enumerate(_parsed(lines), start=1):
+        if _is_sound(row):
+            rows.append(row)
+        else:
+            damaged.append(number)
+    if not damaged:
+        return rows, None
+    named = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+    return rows, f"{path}: {len(damaged)} damaged, left out (line {named})."
+
+
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
     """Replace the summary of a run.
 
@@ -303,7 +329,14 @@ def _numbers(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_number_or_null(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return value is None or _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < sys.float_info.max
 
 
 def _read_versioned(path: Path) -> dict[str, Any]:
@@ -315,6 +348,38 @@ def _read_versioned(path: Path) -> dict[str, Any]:
             f"{path} is of schema version {version}, this qbench reads {SCHEMA_VERSION}."
         )
     return content
+
+
+def _parsed(lines: list[bytes]) -> list[Any]:
+    """The value of each line, None where it is not JSON."""
+    try:
+        # One call for all lines takes half the time of a call for each. A list for each line, so
+        # that a line of two values, or of half of one, shows.
+        values = json.loads(b"[[" + b"],[".join(lines) + b"]]") if lines else []
+    except (ValueError, RecursionError):
+        values = []
+    if len(values) == len(lines) and all(len(value) == 1 for value in values):
+        return [value for (value,) in values]
+    return [_value(line) for line in lines]
+
+
+def _value(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_sound(row: Any) -> bool:
+    """Whether a row has what every row must have, of the right kind."""
+    try:
+        checked = _checked(row)
+    except (TypeError, ValueError):
+        return False
+    is_whole = type(checked["seed"]) is int and type(checked["env_step"]) is int
+    is_number = _is_number(checked["env_step"]) and _is_number(checked["wall_s"])
+    means = (checked.get("eval_return_mean"), checked.get("episode_return"))
+    return is_whole and is_number and all(map(_is_number_or_null, means))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

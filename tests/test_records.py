@@ -197,3 +197,41 @@ def test_neutral_values_are_left_out_wherever_they_are():
         "quant": {"bits": {}}
     }
     assert config["replay"]["dtype"] == "float32"
+
+
+def test_scanning_keeps_whole_rows_and_names_the_damaged_lines(tmp_path):
+    row = {"kind": "eval", "seed": 0, "env_step": 5, "wall_s": 0.5, "eval_return_mean": 1.5}
+    wrong = [
+        "{", "[]", "null", '{"kind": "eval"}', json.dumps(row | {"kind": "other"}),
+        json.dumps(row | {"seed": "0"}), json.dumps(row | {"env_step": 1.5}),
+        json.dumps(row | {"eval_return_mean": "high"}), json.dumps(row | {"wall_s": 10**400}),
+    ]  # fmt: skip
+    whole = json.dumps(row)
+    text = "\n".join([whole, *wrong, whole, '{"kind": "ev'])
+    (tmp_path / "records.jsonl").write_text(text)
+    rows, fault = records.scan_records(tmp_path)
+    assert rows == [row, row]
+    assert fault == (
+        f"{tmp_path / 'records.jsonl'}: 9 damaged, left out (line 2, 3, 4, 5, 6, ...)."
+    )
+
+
+def test_lines_that_are_json_only_together_are_damaged(tmp_path):
+    row = json.dumps({"kind": "eval", "seed": 0, "env_step": 5, "wall_s": 0.5})
+    (tmp_path / "records.jsonl").write_text(f"{row},{row}\n[1\n2]\n{row}\n")
+    rows, fault = records.scan_records(tmp_path)
+    assert len(rows) == 1
+    assert fault.endswith("3 damaged, left out (line 1, 2, 3).")
+
+
+def test_scanning_a_folder_without_records_finds_nothing(tmp_path):
+    assert records.scan_records(tmp_path) == ([], None)
+    (tmp_path / "records.jsonl").write_text("")
+    assert records.scan_records(tmp_path) == ([], None)
+
+
+def test_a_number_that_no_float_can_hold_breaks_a_summary(tmp_path):
+    summary = dict.fromkeys(records.SUMMARY_KEYS, 0) | dict.fromkeys(records.AXES, "x")
+    summary |= {"seeds": [], "memory_bytes": dict.fromkeys(records.MEMORY_KEYS, 0)}
+    summary |= {"artifact_bytes": {}, "wall_s": 10**400}
+    assert records.summary_fault(summary) == "wall_s not a number"
