@@ -1,5 +1,6 @@
-"""Run folders in, tables out; imports no torch and nothing of training."""
+"""Run folders in, tables and a page out; imports no torch and nothing of training."""
 
-from qbench.report.load import Cell, load_cell, load_cells
+from qbench.report.folders import Cell, load_cell, load_cells
+from qbench.report.frame import load
 
-__all__ = ["Cell", "load_cell", "load_cells"]
+__all__ = ["Cell", "load", "load_cell", "load_cells"]

@@ -1,33 +1,68 @@
-"""`python -m qbench.report DIR [DIR ...]`: print the table of the runs and write table.csv."""
+"""`python -m qbench.report DIR [DIR ...]`: a page, tables and figures of runs."""
 
 import argparse
 from pathlib import Path
 
 from qbench.records import RunFolderError
-from qbench.report import load
-from qbench.report.table import print_table, write_csv
+from qbench.report import folders, rows, sheets, stats, write
+from qbench.report.table import print_rows
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print one table over all folders; every sweep folder gets its own table.csv."""
+    """Print one table over all folders, and write one report."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    out = args.out or args.dirs[0] / write.FOLDER_NAME
+    try:
+        run_dirs = folders.find_run_dirs(args.dirs)
+        write.check_out(out)
+    except (RunFolderError, write.OutError) as error:
+        parser.exit(2, f"{error}\n")
+    made = rows.make(run_dirs, tolerance=1 - args.threshold)
+    print_rows(made, tolerance=1 - args.threshold)
+    fault = write.missing_packages()
+    try:
+        if fault:
+            sheets.write(out, made)
+        else:
+            print(f"report: {write.write_report(made, out, args.threshold)}")
+    except OSError as error:
+        parser.exit(1, f"The report could not be written: {error}.\n")
+    if fault:
+        parser.exit(1, f"{fault}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m qbench.report",
-        description="Print a table of runs; every sweep folder gets a table.csv.",
+        description="Print a table of runs and write a report of them: index.html, cells.csv,"
+        " seeds.csv, and every figure as SVG and PNG.",
     )
     parser.add_argument(
         "dirs", nargs="+", type=Path, metavar="DIR", help="a sweep folder or a run folder"
     )
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where to write (default: report/ in DIR)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_share,
+        default=1 - stats.TOLERANCE,
+        metavar="SHARE",
+        help="share of float's return that a network must keep (default: %(default)s)",
+    )
+    return parser
+
+
+def _share(text: str) -> float:
+    """A number above 0 and at most 1."""
     try:
-        run_dirs = load.find_run_dirs(args.dirs)
-    except RunFolderError as error:
-        parser.exit(2, f"{error}\n")
-    print_table(run_dirs)
-    try:
-        for sweep_dir in dict.fromkeys(run_dir.absolute().parent for run_dir in run_dirs):
-            write_csv(sweep_dir)
-    except OSError as error:
-        parser.exit(1, f"table.csv could not be written: {error}.\n")
+        share = float(text)
+    except ValueError:
+        share = float("nan")
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: give a number such as 0.95")
+    return share
 
 
 if __name__ == "__main__":

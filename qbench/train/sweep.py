@@ -33,7 +33,7 @@ class GridSweeper(BasicSweeper):
         try:
             super().sweep(arguments)
         except Interrupted as stop:
-            end_sweep(grid)
+            end_sweep(grid, with_page=False)  # who stops a command waits for nothing
             raise SystemExit(stop.exit_code) from None
         sys.exit(end_sweep(grid))
 
@@ -46,16 +46,16 @@ class GridSweeper(BasicSweeper):
         return self.split_arguments(overrides, max_batch_size=None)[0]
 
 
-def end_sweep(grid: Sequence[Cell]) -> int:
-    """Print the table, write table.csv; returns 1 if any cell failed.
+def end_sweep(grid: Sequence[Cell], *, with_page: bool = True) -> int:
+    """Print the table, write the report of each sweep folder; returns 1 if any cell failed.
 
     The folders are the truth: a launcher may have lost a job without a word.
     """
-    from qbench.report.table import print_table, write_csv
+    from qbench.report.table import print_table
+    from qbench.report.write import after_sweep
 
     run_dirs = cells.run_folders(grid)
     print_table(run_dirs)
-    for sweep_dir in dict.fromkeys(run_dir.parent for run_dir in run_dirs):
-        write_csv(sweep_dir)
+    after_sweep(run_dirs, with_page=with_page)
     states = {records.read_status(cell.run_dir)["state"] for cell in grid}
     return 0 if states <= {"done", "skipped"} else job.EXIT_FAILED

@@ -1,4 +1,3 @@
-import csv
 import io
 import json
 import subprocess
@@ -12,8 +11,8 @@ from rich.console import Console
 
 from qbench import records
 from qbench.report import load_cell, load_cells
-from qbench.report.__main__ import main
-from qbench.report.table import compare, print_table, write_csv
+from qbench.report.rows import compare
+from qbench.report.table import print_table
 
 FLOAT_RETURNS = (500.0, 480.0, 460.0, 500.0)
 MEMORY = dict(zip(records.MEMORY_KEYS, (1, 2, 4, 8, 16, 32, 2**20), strict=True))
@@ -149,6 +148,26 @@ def test_below_ten_seeds_every_value_is_listed_and_the_interval_called_optimisti
     assert "0: 500.0" not in many
 
 
+def test_different_budgets_are_said(tmp_path: Path) -> None:
+    for name, budget in (("a", 1000), ("b", 2000)):
+        run_dir = write_cell(tmp_path / name, "none", FLOAT_RETURNS)
+        text = (run_dir / ".hydra" / "config.yaml").read_text()
+        records.write_text(run_dir / ".hydra" / "config.yaml", text.replace("100", str(budget)))
+    text = printed([cell.run_dir for cell in load_cells([tmp_path])])
+    assert "Budgets differ on cartpole: 1,000 env steps (1), 2,000 env steps (1)." in text
+
+
+def test_namesakes_of_different_bits_are_called_by_them(tmp_path: Path) -> None:
+    for bits in (3, 5):
+        run_dir = write_cell(tmp_path, "qat8", FLOAT_RETURNS, bits=bits)
+        config = {"quant": {"weights": {"bits": bits}, "activations": {"bits": 8}}}
+        records.write_text(run_dir / ".hydra" / "config.yaml", json.dumps(config))
+    text = printed([cell.run_dir for cell in load_cells([tmp_path])])
+    assert line_of(text, "w3a8")[:2] == ["qat8", "w3a8"]
+    assert line_of(text, "w5a8")[:2] == ["qat8", "w5a8"]
+    assert "#0000000" not in text
+
+
 def test_failures_skips_and_broken_cells_are_rows_with_their_reasons(tmp_path: Path) -> None:
     skipped = tmp_path / "cartpole-mlp-none-ddpg-00000000"
     records.write_status(skipped, "skipped", "DDPG needs a [Box] action space")
@@ -207,49 +226,6 @@ def test_the_usual_grid_fits_a_hundred_columns(
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 100
     assert sum("done" in line and "]" in line for line in lines) == 4
-
-
-def test_csv_has_a_column_per_number_with_its_unit(tmp_path: Path) -> None:
-    write_cell(tmp_path, "none", FLOAT_RETURNS)
-    write_cell(tmp_path, "ptq8", [x - 16 for x in FLOAT_RETURNS], artifact_bytes={"onnx": 7})
-    records.write_status(tmp_path / "x-mlp-qat8-dqn-00000000", "failed", "out of memory, again")
-    path = write_csv(tmp_path)
-    assert path == tmp_path / "table.csv"
-    with path.open(newline="") as file:
-        none, ptq, failed = csv.DictReader(file)
-    assert float(none["return_iqm"]) == 490
-    assert none["difference_to_none"] == ""
-    assert int(none["memory_total_bytes"]) == 2**20 + 63
-    assert (none["artifact_npz_bytes"], none["artifact_onnx_bytes"]) == ("1536", "")
-    assert (ptq["artifact_npz_bytes"], ptq["artifact_onnx_bytes"]) == ("", "7")
-    assert (ptq["difference_ci_low"], ptq["difference_kind"]) == ("-16.0", "paired")
-    assert (ptq["peak_rss_bytes"], ptq["memory_total_bytes"], ptq["cpu_s"]) == ("", "", "")
-    assert ptq["reference"] == none["cell"]
-    assert (failed["state"], failed["reason"]) == ("failed", "out of memory, again")
-    assert (failed["return_iqm"], failed["num_seeds"], failed["wall_s"]) == ("", "", "")
-
-
-def test_the_command_prints_the_table_and_writes_the_csv_of_each_sweep(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_dir = write_cell(tmp_path / "a", "none", FLOAT_RETURNS)
-    write_cell(tmp_path / "b", "none", FLOAT_RETURNS)
-    main([str(run_dir), str(tmp_path / "b")])
-    assert "2 cells" in capsys.readouterr().out
-    assert (tmp_path / "a" / "table.csv").exists()
-    assert (tmp_path / "b" / "table.csv").exists()
-
-
-def test_a_folder_without_runs_is_one_sentence_and_exit_code_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path)])
-    assert stop.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith(f"{tmp_path} holds no runs")
-    assert captured.err.count("\n") == 1
 
 
 def test_no_runs_at_all_is_a_title_and_no_error() -> None:

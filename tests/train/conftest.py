@@ -51,8 +51,10 @@ def qbench_main(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     """Runs `python -m qbench` in this process (its jobs are processes); returns its exit code."""
     table = types.ModuleType("qbench.report.table")
     table.print_table = lambda run_dirs, console=None: print("table of", len(run_dirs))
-    table.write_csv = lambda sweep_dir: (sweep_dir / "table.csv").write_text("")
+    report = types.ModuleType("qbench.report.write")
+    report.after_sweep = lambda run_dirs, with_page: print("report of", len(run_dirs), with_page)
     monkeypatch.setitem(sys.modules, table.__name__, table)
+    monkeypatch.setitem(sys.modules, report.__name__, report)
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["qbench", *arguments])

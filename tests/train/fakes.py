@@ -34,6 +34,8 @@ sys.modules[cell.__name__] = cell
 
 table = types.ModuleType("qbench.report.table")
 table.print_table = lambda run_dirs, console=None: print("table of", len(run_dirs))
-table.write_csv = lambda sweep_dir: (sweep_dir / "table.csv").write_text("")
+report = types.ModuleType("qbench.report.write")
+report.after_sweep = lambda run_dirs, with_page: print("report of", len(run_dirs), with_page)
 sys.modules[table.__name__] = table
+sys.modules[report.__name__] = report
 """

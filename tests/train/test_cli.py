@@ -186,5 +186,7 @@ def test_a_stopped_command_stops_its_jobs_and_prints_its_table(qbench_process, m
     exit_code, out, _ = finished(command)
     assert exit_code == code
     assert f"table of {num_jobs}" in out
+    # Who stops a command waits for no page: the sweep's tables are written, and that is all.
+    assert ("report of 2 False" in out) == ("-m" in mode)
     states = [records.read_status(path)["state"] for path in Path("multirun/s").glob("cartpole-*")]
     assert [state for state in states if state] == ["interrupted"] * num_jobs

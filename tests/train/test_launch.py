@@ -2,11 +2,13 @@
 
 import itertools
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from qbench import records
+from qbench.report import folders
 from qbench.train import cells
 from qbench.train.pool import Job
 from tests.train.fakes import DONE, KILLED, RAISES, SLEEPS
@@ -34,9 +36,17 @@ def test_a_grid_is_trained_and_ends_with_its_table(qbench_main, capfd):
         ["cartpole-mlp-none-dqn", "cartpole-mlp-qat8-dqn",
          "acrobot-mlp-none-dqn", "acrobot-mlp-qat8-dqn"], "done")  # fmt: skip
     out = capfd.readouterr().out
-    assert out.splitlines()[-1] == "table of 4"
+    assert out.splitlines()[-2:] == ["table of 4", "report of 4 True"]
     assert re.search(r"^done     cartpole-mlp-qat8-dqn-\w{8}  \d+\.\d min$", out, re.M)
-    assert (SWEEP / "table.csv").exists()
+
+
+def test_the_command_that_a_report_gives_trains_the_same_cell_elsewhere(qbench_main):
+    assert qbench_main("experiment=smoke", "sweep=s", "quant=none,qat8") == 0
+    cell = only("*-qat8-*")
+    command = folders.repeat_command(cell)
+    assert qbench_main(*shlex.split(command)[3:]) == 0
+    assert [path.name for path in Path("multirun/repeated").iterdir()] == [cell.name]
+    assert (Path("multirun/repeated") / cell.name / "summary.json").exists()
 
 
 def test_ptq_is_made_from_its_none_cell_which_is_trained_first_and_once(qbench_main, capfd):

@@ -1,6 +1,7 @@
 """Reads run folders: what each cell is, how it ended, what it found, what it is compared with."""
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from qbench.records import AXES, RunFolderError
 BROKEN = "broken"
 """The state of a cell whose folder cannot be read; `reason` names the file."""
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe one, in C where there is that."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def load_cell(run_dir: Path) -> Cell:
     except RunFolderError as error:
         state, reason = BROKEN, str(error)
     axes = _axes(run_dir.name, summary)
+    reason = None if reason is None else printable(reason)
     return Cell(run_dir, run_dir.name, str(state), reason, axes, summary, config)
 
 
@@ -138,6 +141,12 @@ def reference_of(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
     return candidates[0] if len(candidates) == 1 else None
 
 
+def printable(text: Any) -> str:
+    """Text of a file on one line, without what no terminal, HTML or SVG can hold."""
+    spaced = " ".join(str(text).split())
+    return "".join(char if char.isprintable() else "\ufffd" for char in spaced)
+
+
 def settings(cell: Cell) -> dict[str, Any]:
     """Dotted key -> value of everything in the config that makes a cell what it is."""
     return _flat(_identity(cell.config or {}))
@@ -148,13 +157,35 @@ def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return records.without_neutral(kept)
 
 
+def repeat_command(run_dir: Path) -> str | None:
+    """The command that trains a cell anew, in a sweep of its own; None if its overrides are lost.
+
+    A sweep's experiment would sweep again, so the mode is set; and the cell itself is finished,
+    so it is given another place.
+    """
+    try:
+        text = (run_dir / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")
+        overrides = yaml.load(text, Loader=YamlLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+    if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
+        return None
+    kept = [item for item in overrides if not item.startswith(("sweep=", "hydra.mode="))]
+    return shlex.join(["python", "-m", "qbench", *kept, "hydra.mode=RUN", "sweep=repeated"])
+
+
 def _is_same_but_quant(a: Cell, b: Cell) -> bool:
     if any(a.axes[axis] != b.axes[axis] for axis in AXES if axis != "quant"):
         return False
     if a.config is None or b.config is None:
         return True
-    one, other = ({**_identity(cell), "quant": None} for cell in (a.config, b.config))
-    return all(one.get(key) == other.get(key) for key in one.keys() | other.keys())
+    return settings_but_quant(a.config) == settings_but_quant(b.config)
+
+
+def settings_but_quant(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What two cells share that may be compared; an absent key and a null are the same."""
+    kept = _identity(config).items()
+    return {key: value for key, value in kept if key != "quant" and value is not None}
 
 
 def _run_dirs_below(path: Path) -> list[Path]:
@@ -170,7 +201,7 @@ def _run_dirs_below(path: Path) -> list[Path]:
 def _config(run_dir: Path) -> dict[str, Any] | None:
     try:
         text = (run_dir / ".hydra" / "config.yaml").read_text(encoding="utf-8")
-        config = yaml.load(text, Loader=_Loader)
+        config = yaml.load(text, Loader=YamlLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     return config if isinstance(config, dict) else None
@@ -179,7 +210,7 @@ def _config(run_dir: Path) -> dict[str, Any] | None:
 def _axes(name: str, summary: Mapping[str, Any] | None) -> dict[str, str]:
     """From the summary, or else from the folder's name; only an env's name may hold dashes."""
     if summary is not None:
-        return {axis: summary[axis] for axis in AXES}
+        return {axis: printable(summary[axis]) for axis in AXES}
     parts = name.rsplit("-", maxsplit=len(AXES))
     return dict(zip(AXES, parts if len(parts) > len(AXES) else "????", strict=False))
 
