@@ -61,5 +61,5 @@ $(INSTALLED): pyproject.toml constraints.txt qbench/__init__.py
 	  echo "qbench needs Python 3.11 or newer, and $(PYTHON) is not: try 'make setup PYTHON=python3.12'." >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) -c constraints.txt -e '.[atari,deploy,dev,minatar,mujoco]'
+	$(PIP) -c constraints.txt -e '.[atari,deploy,dev,minatar,mujoco,report]'
 	@touch $@
