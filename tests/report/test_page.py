@@ -7,12 +7,12 @@ import pytest
 
 from qbench import records
 from qbench.report import page, rows, write
-from tests.report.grids import write_cell, write_grid
+from tests.report.grids import BITS, write_cell, write_grid
 
 if (fault := write.missing_packages()) is not None:
     pytest.skip(fault, allow_module_level=True)
 
-from qbench.report.figures import KINDS
+from qbench.report.figures import KINDS, MAX_PANELS
 
 HOSTILE = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1">\'"&$x_1$'
 
@@ -142,3 +142,22 @@ def test_a_cell_of_hand_edited_files_has_a_page(tmp_path: Path) -> None:
     text = reported(tmp_path)
     assert "records.jsonl: 1 damaged, left out (line 1)." in text
     assert ".hydra/config.yaml cannot be read." in text
+
+
+def test_the_page_of_twelve_cells_of_ten_seeds_is_small(tmp_path: Path) -> None:
+    write_grid(tmp_path, num_seeds=10)
+    assert len(reported(tmp_path)) < 6 * 10**6
+
+
+@pytest.mark.slow  # a minute of drawing
+def test_a_thousand_cells_have_a_page_with_a_limited_number_of_figures(tmp_path: Path) -> None:
+    envs = [f"env{k}" for k in range(25)]
+    networks = [f"net{k}" for k in range(5)]
+    write_grid(tmp_path, envs=envs, networks=networks, quants=list(BITS), num_episodes=50)
+    text = reported(tmp_path)
+    outline = Outline(text)
+    assert len(outline.table) == 1 + 1000
+    assert outline.tags["svg"] == MAX_PANELS * len(KINDS)
+    # Learning curves, profiles and bit sweeps are drawn per network too, 125 of each.
+    assert text.count("113 further figures of this kind are not drawn") == 3
+    assert len(text) < 20 * 10**6
