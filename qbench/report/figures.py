@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from qbench.report import curves, measures, plot, theme
+from qbench.report import curves, folders, measures, plot, theme
 from qbench.report.choice import pareto_front
 from qbench.report.folders import Cell
 from qbench.report.plot import Bar, Line, Point, Ticks
@@ -198,19 +199,15 @@ class Gallery:
     def _bit_series(self, family: Family) -> dict[str, list[Point]]:
         """Label -> points by rising bits, for each scheme of the family with two bit widths."""
         groups: dict[str, dict[int, Row]] = {}
-        for row in family.rows:
-            bits = measures.bits(row.cell)
-            if bits is not None and row.is_scored:
-                groups.setdefault(_scheme(row.cell, bits), {}).setdefault(bits[0], row)
-        swept = {label: group for label, group in groups.items() if len(group) > 1}
-        return {
-            label: [
-                Point(self._style(group[least])._replace(dashes="-"), bits, row.iqm, row.interval)
-                for least in [min(group)]
-                for bits, row in sorted(group.items())
-            ]
-            for label, group in swept.items()
-        }
+        for label, row, weights in _by_scheme(family.rows):
+            groups.setdefault(label, {}).setdefault(weights, row)
+        series = {}
+        for label, group in groups.items():
+            style = self._style(group[min(group)])._replace(dashes="-")
+            points = [Point(style, n, row.iqm, row.interval) for n, row in sorted(group.items())]
+            if len(points) > 1:
+                series[label] = points
+        return series
 
     def _grouped(self, key: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
         groups: dict[str, list[Row]] = {}
@@ -260,12 +257,39 @@ def _process_parts(cell: Cell, ledger_bytes: float) -> Mapping[str, float]:
     return {"imports": imports, "ledger, all seeds": known, "rest": rest}
 
 
-def _scheme(cell: Cell, bits: tuple[int, int]) -> str:
-    """The series of a bit sweep that a cell belongs to."""
-    target = str(((cell.config or {}).get("quant") or {}).get("_target_", cell.axes["quant"]))
-    scheme = target.rpartition(".")[2] or target
-    weights, activations = bits
-    return scheme if weights == activations else f"{scheme}, activations {activations}"
+def _by_scheme(rows: Iterable[Row]) -> list[tuple[str, Row, int]]:
+    """Name of the scheme, row and weight bits of each scored cell that has bits.
+
+    A scheme is all of `quant` but its bits. Cells whose weights and activations have equally many
+    are one series; others are a series for each number of the activations' bits.
+    """
+    found = []
+    for row in rows:
+        bits = measures.bits(row.cell)
+        if bits is not None and row.is_scored:
+            name = re.sub(r"\d+$", "", row.cell.axes["quant"]) or row.cell.axes["quant"]
+            apart = "" if bits[0] == bits[1] else f", activations {bits[1]}"
+            found.append((name + apart, _settings_but_bits(row.cell), row, bits[0]))
+    variants: dict[str, list[dict[str, Any]]] = {}
+    for label, settings, _, _ in found:
+        if settings not in variants.setdefault(label, []):
+            variants[label].append(settings)
+    return [
+        (label + _what_differs(settings, variants[label]), row, weights)
+        for label, settings, row, weights in found
+    ]
+
+
+def _settings_but_bits(cell: Cell) -> dict[str, Any]:
+    hidden = ("quant.weights.bits", "quant.activations.bits", "quant.activation_bits")
+    settings = folders.settings(cell).items()
+    return {k: v for k, v in settings if k.startswith("quant.") and k not in hidden}
+
+
+def _what_differs(settings: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]) -> str:
+    keys = sorted({key for variant in variants for key in variant})
+    differing = [k for k in keys if any(v.get(k) != settings.get(k) for v in variants)]
+    return "".join(f", {key.rpartition('.')[2]} {settings.get(key)}" for key in differing)
 
 
 def _told_apart(names: Iterable[tuple[str, ...]]) -> list[str]:

@@ -71,6 +71,8 @@ def bit_operations(cell: Cell) -> float | None:
 
 def bits(cell: Cell) -> tuple[int, int] | None:
     """Bits of weights and of activations in the middle of a quantized network."""
-    found = [number(cell.config, "quant", part, "bits") for part in ("weights", "activations")]
-    weights, activations = found
+    weights = number(cell.config, "quant", "weights", "bits")
+    activations = number(cell.config, "quant", "activations", "bits")
+    if activations is None:  # as schemes without calibrated ranges have it
+        activations = number(cell.config, "quant", "activation_bits")
     return None if weights is None or activations is None else (int(weights), int(activations))

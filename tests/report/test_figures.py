@@ -74,8 +74,26 @@ def test_a_bit_sweep_has_a_line_for_each_scheme_and_the_float_band(tmp_path: Pat
     for quant in ("none", "qat8", "qat4", "qat2", "ptq8"):
         write_cell(tmp_path, quant, [1.0, 2.0])
     (svg,) = drawn("bits", tmp_path)
-    assert {"QAT", "none", "2", "4", "8"} <= set(words_in(svg))
-    assert "PTQ" not in words_in(svg)  # one width is no sweep
+    assert {"qat", "none", "2", "4", "8"} <= set(words_in(svg))
+    assert "ptq" not in words_in(svg)  # one width is no sweep
+
+
+def test_schemes_that_differ_in_more_than_bits_are_lines_of_their_own(tmp_path: Path) -> None:
+    for k, (bits, range_) in enumerate([(8, "max"), (4, "max"), (8, "mse"), (4, "mse")]):
+        quant = {"weights": {"bits": bits, "range": range_}, "activations": {"bits": bits}}
+        write_cell(tmp_path, "qat8", [1.0 + k], digits=f"{k:08x}", config={"quant": quant})
+    write_cell(tmp_path, "none", [1.0])
+    (svg,) = drawn("bits", tmp_path)
+    assert {"qat, range max", "qat, range mse"} <= set(words_in(svg))
+
+
+def test_fewer_bits_of_weights_than_of_activations_are_a_line_of_their_own(tmp_path: Path) -> None:
+    for k, (weights, activations) in enumerate([(8, 8), (4, 4), (4, 8), (2, 8)]):
+        quant = {"weights": {"bits": weights}, "activations": {"bits": activations}}
+        write_cell(tmp_path, "qat8", [1.0 + k], digits=f"{k:08x}", config={"quant": quant})
+    write_cell(tmp_path, "none", [1.0])
+    (svg,) = drawn("bits", tmp_path)
+    assert {"qat", "qat, activations 8"} <= set(words_in(svg))
 
 
 def test_a_grid_of_one_width_has_no_bit_sweep(tmp_path: Path) -> None:
