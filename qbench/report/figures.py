@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from qbench import records
 from qbench.report import curves, folders, measures, plot, theme
 from qbench.report.choice import pareto_front
 from qbench.report.folders import Cell
@@ -289,7 +290,8 @@ def _settings_but_bits(cell: Cell) -> dict[str, Any]:
 def _what_differs(settings: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]) -> str:
     keys = sorted({key for variant in variants for key in variant})
     differing = [k for k in keys if any(v.get(k) != settings.get(k) for v in variants)]
-    return "".join(f", {key.rpartition('.')[2]} {settings.get(key)}" for key in differing)
+    values = {key: settings.get(key, records.NEUTRAL.get(key)) for key in differing}
+    return "".join(f", {key.rpartition('.')[2]} {value}" for key, value in values.items())
 
 
 def _told_apart(names: Iterable[tuple[str, ...]]) -> list[str]:

@@ -175,7 +175,10 @@ def differing_settings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     found = [folders.settings(cell) for cell in cells]
     keys = sorted({key for settings in found for key in settings})
     differing = [k for k in keys if any(s.get(k) != found[0].get(k) for s in found)]
-    return [{key: settings.get(key) for key in differing} for settings in found]
+    return [
+        {key: settings.get(key, records.NEUTRAL.get(key)) for key in differing}
+        for settings in found
+    ]
 
 
 def budget(cell: Cell) -> str | None:
