@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from qbench.records import RunFolderError
-from qbench.report import folders, rows, sheets, stats, write
+from qbench.report import extras, folders, rows, sheets, stats, write
 from qbench.report.table import print_rows
 
 
@@ -12,6 +12,8 @@ def main(argv: list[str] | None = None) -> None:
     """Print one table over all folders, and write one report."""
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.sync and not args.wandb:
+        parser.exit(2, "--sync uploads for a Weights & Biases Report: add --wandb.\n")
     out = args.out or args.dirs[0] / write.FOLDER_NAME
     try:
         run_dirs = folders.find_run_dirs(args.dirs)
@@ -28,8 +30,11 @@ def main(argv: list[str] | None = None) -> None:
             print(f"report: {write.write_report(made, out, args.threshold)}")
     except OSError as error:
         parser.exit(1, f"The report could not be written: {error}.\n")
+    code = extras.run(args, [row.cell for row in made], out)
     if fault:
         parser.exit(1, f"{fault}\n")
+    if code:
+        parser.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="share of float's return that a network must keep (default: %(default)s)",
     )
+    extras.add_options(parser)
     return parser
 
 

@@ -7,6 +7,8 @@ from statistics import fmean
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 # Lists belong to records.jsonl; a chart wants numbers.
 UNCHARTED = ("kind", "seed", "env_step", "wall_s")
 
@@ -61,7 +63,11 @@ class WandbRun:
             self._run.finish(exit_code=0 if error is None else 1)
 
     def log(self, rows: list[dict[str, Any]]) -> None:
-        """Chart rows: per seed as `<kind>/seed_<n>/<key>`, and their mean as `<kind>/<key>`."""
+        """Chart rows: per seed as `<kind>/seed_<n>/<key>`, over seeds as `<kind>/<key>` and `_sd`.
+
+        `<kind>/<key>` is the mean over the seeds of an env step, and `<kind>/<key>_sd` their
+        standard deviation, where there are several.
+        """
         if self._run is None:
             return
         by_step: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -74,9 +80,17 @@ class WandbRun:
                 charts[f"{row['kind']}/{key}"].append(value)
         for env_step, charts in sorted(by_step.items()):
             means = {name: fmean(values) for name, values in charts.items()}
-            self._run.log({"env_step": env_step, **means})
+            several = {name: values for name, values in charts.items() if len(values) > 1}
+            deviations = {f"{name}_sd": _deviation(values) for name, values in several.items()}
+            self._run.log({"env_step": env_step, **means, **deviations})
 
     def summarize(self, summary: Mapping[str, Any]) -> None:
         """Put the cell's summary beside the charts."""
         if self._run is not None:
             self._run.summary.update(dict(summary))
+
+
+def _deviation(values: list[float]) -> float:
+    """Sample standard deviation; NaN where a seed has diverged."""
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return float(np.std(values, ddof=1))
