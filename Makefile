@@ -9,10 +9,10 @@ INSTALLED := $(VENV)/.installed
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(if $(CI),--quiet --no-input --progress-bar off)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint slow bench bench-peers device clean
+.PHONY: help setup quickstart paper reference-check test lint slow bench bench-peers device clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "  PYTHON=... chooses the interpreter of a new .venv (default: python3; 3.11 or newer)."
 
 setup: $(INSTALLED) ## Create .venv with the tested versions; done by itself where needed
@@ -20,6 +20,16 @@ setup: $(INSTALLED) ## Create .venv with the tested versions; done by itself whe
 quickstart: setup ## Train a small grid (CartPole; none, qat8, qat4, ptq8) and show its table
 	$(BIN)/python -m qbench experiment=quickstart
 	@echo 'Next: $(BIN)/python -m qbench -m env=cartpole,lunarlander quant=none,qat8'
+
+paper: setup ## The seed paper's experiment (half an hour on two cores) and its page
+	$(BIN)/python -m qbench experiment=paper
+	$(BIN)/python -m qbench experiment=paper_memory
+	$(BIN)/python -m qbench.report multirun/paper multirun/paper_memory $(wildcard multirun/paper_pixels) --paper
+
+reference-check: setup ## Train one published cell again (minutes) and compare it with its interval
+	rm -rf multirun/reference_check
+	$(BIN)/python -m qbench experiment=paper env=cartpole quant=none sweep=reference_check
+	$(BIN)/python -m qbench.report multirun/reference_check --against multirun/reference/paper
 
 test: setup lint ## Lint, then run every test that is not slow
 	$(BIN)/python -m pytest
