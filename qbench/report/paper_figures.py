@@ -45,7 +45,7 @@ def rewards(found: dict[str, Arm], ceiling: float | None, name: str) -> str:
         An svg element.
     """
     with theme.applied():
-        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+        figure = Figure(figsize=(5.4, 3.1), layout="constrained")
         _draw(figure.subplots(), found, ceiling)
         text = theme.svg(figure)
     return theme.inline(text, name, f"Return per training episode, {name}, float and QAT.")

@@ -36,8 +36,10 @@ h1 { line-height: 1.2 }
 h2 { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid var(--line); text-align: right }
-th:first-child, td:first-child { text-align: left } thead th { vertical-align: bottom }
-details td { text-align: left }
+th, td { white-space: nowrap }
+th:first-child, td:first-child { text-align: left; white-space: normal }
+thead th { vertical-align: bottom }
+details td { text-align: left; white-space: normal }
 svg { width: 100%; max-width: 48rem; height: auto } code { overflow-wrap: anywhere }
 .claim { background: var(--soft); border-left: .3rem solid var(--line); padding: .5rem 1rem }
 @media print {
@@ -231,8 +233,10 @@ def _claims(env: str, found: dict[str, Arm], ceiling: float | None) -> str:
         said += _claim("The two trends are very similar", _alike(ends, area))
     else:
         first, spread = paper.earlier(found), paper.steadier(found)
-        said += _claim(f"Float reaches {GOAL:g} earlier than QAT", _direction(first, "later"))
-        said += _claim(f"Float is steadier after reaching {GOAL:g}", _direction(spread, "larger"))
+        said += _claim(f"Float reaches {GOAL:g} earlier than QAT", _direction(first, "episodes"))
+        said += _claim(
+            f"Float is steadier after reaching {GOAL:g}", _direction(spread, "deviation")
+        )
         said += _p(_censored(found, spread))
         contrasts = {
             f"first episode at {GOAL:g}": first,
@@ -247,10 +251,10 @@ def _claims(env: str, found: dict[str, Arm], ceiling: float | None) -> str:
     )
 
 
-def _direction(found: Contrast, word: str) -> str:
+def _direction(found: Contrast, what: str) -> str:
     verdict = {"yes": "holds", "no, below": "the opposite holds"}
     said = verdict.get(paper.is_more(found), "not shown")
-    return f"{said}: QAT's is {word} by {_scaled(found, 1, '+.1f')}"
+    return f"{said}; {what}, QAT minus float: {_scaled(found, 1, '+.1f')}"
 
 
 def _alike(ends: Contrast, area: Contrast) -> str:

@@ -44,8 +44,11 @@ def test_the_page_answers_every_claim_of_the_paper(tmp_path):
     assert "1504 → 1447 (-57)" in text
     assert "401.0 → 411.0" in text  # the mean of 400, 401, 402 and of 410, 411, 412
     assert "QAT decreases memory in training : cartpole: does not hold, QAT takes more" in text
-    assert "earlier than QAT : holds: QAT's is later by +20.0 [+20.0, +20.0]" in text
-    assert "steadier after reaching 200 : holds: QAT's is larger by +50.0 [+50.0, +50.0]" in text
+    assert "earlier than QAT : holds; episodes, QAT minus float: +20.0 [+20.0, +20.0]" in text
+    assert (
+        "steadier after reaching 200 : holds; deviation, QAT minus float: +50.0 [+50.0, +50.0]"
+        in text
+    )
     assert "last 100 episodes: holds, the whole interval is within 5 %" in text
     assert "128 10 10.078" in text
     assert "401 MiB, 391 MiB are the interpreter" in text  # less the 10 MiB above imports
