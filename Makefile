@@ -21,7 +21,7 @@ quickstart: setup ## Train a small grid (CartPole; none, qat8, qat4, ptq8) and s
 	$(BIN)/python -m qbench experiment=quickstart
 	@echo 'Next: $(BIN)/python -m qbench -m env=cartpole,lunarlander quant=none,qat8'
 
-paper: setup ## The seed paper's experiment (half an hour on two cores) and its page
+paper: setup ## The seed paper's experiment (40 minutes on two cores) and its page
 	$(BIN)/python -m qbench experiment=paper
 	$(BIN)/python -m qbench experiment=paper_memory
 	$(BIN)/python -m qbench.report multirun/paper multirun/paper_memory $(wildcard multirun/paper_pixels) --paper
