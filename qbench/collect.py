@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qbench.replay import Replay
-from qbench.types import BehaviourPolicy, Envs, Exploration
+from qbench.types import BehaviourPolicy, Envs, Exploration, State
 
 
 class Episode(NamedTuple):
@@ -16,6 +16,10 @@ class Episode(NamedTuple):
     env_step: int
     episode_return: float
     length: int
+
+
+class NotWhereItWas(Exception):
+    """An env cannot be continued exactly: its reset does not build it anew."""
 
 
 class Collector:
@@ -75,6 +79,30 @@ class Collector:
         episode = Episode(k, self.env_step, float(self._return[k]), int(self._length[k]))
         self._return[k], self._length[k] = 0.0, 0
         return episode
+
+    def state(self) -> State:
+        """The running episodes, and what acts."""
+        return {
+            "env_step": self.env_step,
+            "obs": self._obs,
+            "returns": self._return,
+            "lengths": self._length,
+            "envs": self._envs.state(),
+            "policy": self.policy.state_dict(),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Go on with them.
+
+        Raises:
+            NotWhereItWas: an env has come out elsewhere.
+        """
+        obs, is_same = self._envs.load_state(state["envs"])
+        if not is_same.all() or obs.tobytes() != np.asarray(state["obs"]).tobytes():
+            raise NotWhereItWas("an env, played again from its reset, is not where it was")
+        self.policy.load_state_dict(state["policy"])
+        self.env_step, self._obs = state["env_step"], obs
+        self._return, self._length = np.asarray(state["returns"]), np.asarray(state["lengths"])
 
     def close(self) -> None:
         """Close the envs."""

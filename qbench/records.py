@@ -24,6 +24,7 @@ AXES = ("env", "network", "quant", "algo")
 
 NOT_IDENTITY = (
     "hydra", "seed", "num_seeds", "n_jobs", "logger", "sweep", "chunk_env_steps", "formats",
+    "retry_failed", "fail_fast",
 )  # fmt: skip
 """Config keys that say how many, where and for whom, not what: no part of a cell's name."""
 
@@ -102,6 +103,8 @@ SUMMARY_KEYS = {
 
 MORE_SUMMARY_KEYS = {
     "base_cell": "name of the `none` cell whose agents were quantized, or null",
+    "parts": "of a cell whose seeds were trained in several goes: what each go has of its own",
+    "continued_at": "env steps at which the training went on after a stop",
     "peak_rss_above_imports_bytes": "peak_rss_bytes less what the imports took",
     "cost": "macs, bit_operations and activation_bytes (the largest layer's) of one action",
     "latency_us": "form -> batch size -> microseconds per call; of the first seed's agent",

@@ -8,11 +8,23 @@ import numpy.typing as npt
 import torch
 
 from qbench.streams import Uniforms
-from qbench.types import ActionArray, EnvSpec, FloatArray, IntArray, ObsArray, Transition
+from qbench.types import (
+    ActionArray,
+    EnvSpec,
+    FloatArray,
+    IntArray,
+    ObsArray,
+    State,
+    Stateful,
+    Transition,
+)
 
 
-class Replay(Protocol):
-    """The last transitions of each of S seeds."""
+class Replay(Stateful, Protocol):
+    """The last transitions of each of S seeds.
+
+    What is large is no part of `state`: `arrays` gives it.
+    """
 
     capacity: int
     size: int
@@ -43,6 +55,10 @@ class Replay(Protocol):
 
     def observations(self, k: int, index: IntArray) -> ObsArray:
         """Observations [N, *obs_shape] of seed k at `index` [N]."""
+        ...
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Views [S, ...] of what is filled; after `load_state` they wait for it."""
         ...
 
 
@@ -122,6 +138,18 @@ class ReplayBuffer:
             next_obs=next_obs.view(shape),
         )
 
+    def state(self) -> State:
+        """How far it is filled."""
+        return {"size": self.size, "cursor": self._cursor}
+
+    def load_state(self, state: State) -> None:
+        """As far filled, with rows that have yet to come."""
+        self.size, self._cursor = state["size"], state["cursor"]
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The rows that are filled [S, size, columns]."""
+        return {"rows": self._rows[:, : self.size]}
+
     def observations(self, k: int, index: IntArray) -> ObsArray:
         """Observations [N, *obs_shape] of seed k at `index` [N]."""
         return self._rows[k, index, : self._columns[0]].reshape(-1, *self._spec.obs_shape)
@@ -186,6 +214,24 @@ class CodedReplay:
         rest[:, -2], rest[:, -1] = reward, terminated
         self._cursor = (self._cursor + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
+
+    def state(self) -> State:
+        """How far it is filled, and the grids."""
+        return {
+            "size": self.size,
+            "cursor": self._cursor,
+            "low": self._low,
+            "step": self._step,
+        }
+
+    def load_state(self, state: State) -> None:
+        """As far filled, with codes that have yet to come."""
+        self.size, self._cursor = state["size"], state["cursor"]
+        self._low, self._step = np.asarray(state["low"]), np.asarray(state["step"])
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Codes and the rest of what is filled."""
+        return {"codes": self._codes[:, : self.size], "rest": self._rest[:, : self.size]}
 
     def _take_in(self, values: FloatArray) -> None:
         """Widen the grids [S, F] that do not hold `values` [S, 2, F]."""
@@ -283,15 +329,19 @@ class FrameReplay:
     @property
     def num_bytes(self) -> int:
         """Bytes of the whole buffer, all seeds, final frames included."""
-        arrays = (
-            self._frames,
-            self._actions,
-            self._rewards,
-            self._terminated,
-            self._ages,
-            self._ended,
-        )
-        return sum(a.nbytes for a in arrays) + sum(f.nbytes for f in self._finals.values())
+        finals = sum(frame.nbytes for frame in self._finals.values())
+        return sum(array.nbytes for array in self._rings().values()) + finals
+
+    def _rings(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything that has one entry per slot."""
+        return {
+            "frames": self._frames,
+            "actions": self._actions,
+            "rewards": self._rewards,
+            "terminated": self._terminated,
+            "ages": self._ages,
+            "ended": self._ended,
+        }
 
     def add(
         self,
@@ -317,6 +367,29 @@ class FrameReplay:
         self._age = np.where(ended, 0, self._age + 1)
         self._count += 1
         self.size = min(self.size + 1, self.capacity)
+
+    def state(self) -> State:
+        """How far it is filled, and the frames that are kept aside."""
+        return {
+            "size": self.size,
+            "count": self._count,
+            "age": self._age,
+            "final_keys": [list(key) for key in self._finals],
+            "finals": [torch.from_numpy(frame) for frame in self._finals.values()],
+        }
+
+    def load_state(self, state: State) -> None:
+        """As far filled, with slots that have yet to come."""
+        self.size, self._count = state["size"], state["count"]
+        self._age = np.asarray(state["age"])
+        frames = [np.asarray(frame) for frame in state["finals"]]
+        keys = [(k, slot) for k, slot in state["final_keys"]]
+        self._finals = dict(zip(keys, frames, strict=True))
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The slots that were ever filled [S, N, ...]; the newest holds a next frame alone."""
+        filled = min(self._count + 1, self._slots)
+        return {name: ring[:, :filled] for name, ring in self._rings().items()}
 
     def _forget(self, slot: int) -> None:
         for k in np.flatnonzero(self._ended[:, slot]):
@@ -373,6 +446,14 @@ class ReplaySampler:
         self._replay = replay
         self._uniforms = uniforms
         self._batch_size = batch_size
+
+    def state(self) -> State:
+        """The random numbers to come."""
+        return self._uniforms.state()
+
+    def load_state(self, state: State) -> None:
+        """Go on with them."""
+        self._uniforms.load_state(state)
 
     def sample(self, num_batches: int) -> list[Transition]:
         """`num_batches` minibatches [S, B], gathered at once, drawn one after the other."""

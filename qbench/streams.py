@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qbench.types import FloatArray
+from qbench.types import FloatArray, State
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
@@ -39,6 +39,19 @@ class Uniforms:
         numbers = self._ahead[:, self._cursor : self._cursor + count]
         self._cursor += count
         return numbers
+
+    def state(self) -> State:
+        """The generators, and what was drawn ahead and not used."""
+        return {
+            "generators": [g.bit_generator.state for g in self._generators],
+            "ahead": self._ahead[:, self._cursor :],
+        }
+
+    def load_state(self, state: State) -> None:
+        """Go on with the very next number."""
+        for own, stored in zip(self._generators, state["generators"], strict=True):
+            own.bit_generator.state = stored
+        self._ahead, self._cursor = np.asarray(state["ahead"]), 0
 
     def _draw(self, generator: np.random.Generator) -> FloatArray:
         return generator.random(self._block)

@@ -26,6 +26,21 @@ ActionArray = npt.NDArray[Any]
 """Actions: int64 if Discrete, float32 if Box."""
 Metrics = Mapping[str, "Tensor"]
 """Scalars of one update, one per seed: name -> [S]."""
+State = dict[str, Any]
+"""What `state` gives and `load_state` takes, to continue where a training was stopped: tensors,
+arrays, numbers, strings, and lists and dicts of them. A checkpoint hands arrays back as tensors."""
+
+
+class Stateful(Protocol):
+    """Something that changes in training and can be put back as it was, bit for bit."""
+
+    def state(self) -> State:
+        """What changes; may share memory with the original."""
+        ...
+
+    def load_state(self, state: State) -> None:
+        """Become what `state` tells; the object is newly built from the same config."""
+        ...
 
 
 class Transition(NamedTuple):
@@ -100,6 +115,19 @@ class Envs(Protocol):
         """Step every env by its action [S, *action_shape]."""
         ...
 
+    def state(self) -> list[State]:
+        """What each env needs to go on from here."""
+        ...
+
+    def load_state(self, states: Sequence[State]) -> tuple[ObsArray, npt.NDArray[np.bool_]]:
+        """Go on from there.
+
+        Returns:
+            The observations [S, *obs_shape] at which the next actions are chosen, and whether
+            each env is known to be where it was [S].
+        """
+        ...
+
     def close(self) -> None:
         """Free what the envs hold."""
         ...
@@ -152,7 +180,7 @@ class BehaviourPolicy(Protocol):
         ...
 
 
-class Exploration(Protocol):
+class Exploration(Stateful, Protocol):
     """What is done instead of the greedy action, or added to it."""
 
     def __call__(self, greedy: Callable[[], ActionArray], env_step: int) -> ActionArray:
@@ -170,14 +198,18 @@ class Optimizer(Protocol):
     flat: Tensor
     """[S, P]: all parameters of one network."""
     grad: Tensor
-    adam: torch.optim.Optimizer
+
+    @property
+    def adam(self) -> torch.optim.Optimizer:
+        """The optimizer of torch."""
+        ...
 
     def moments(self) -> list[Tensor]:
         """The moments it keeps."""
         ...
 
 
-class Learner(Protocol):
+class Learner(Stateful, Protocol):
     """An algorithm over S seeds. It knows nothing of quantization, env libraries or Lightning."""
 
     network: nn.Module

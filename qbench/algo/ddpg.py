@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from qbench import td
 from qbench.algo.optimizer import PopulationAdam
+from qbench.algo.state import learner_state, load_learner_state
 from qbench.algo.target import Target, TargetNetwork
-from qbench.types import Metrics, Transition
+from qbench.types import Metrics, State, Transition
 
 
 class DDPG:
@@ -72,6 +73,15 @@ class DDPG:
     def optimizers(self) -> list[PopulationAdam]:
         """One Adam each."""
         return [self.actor_optimizer, self.critic_optimizer]
+
+    def state(self) -> State:
+        """Everything that updates change."""
+        return {**learner_state(self), "num_updates": self._num_updates}
+
+    def load_state(self, state: State) -> None:
+        """Go on from there."""
+        load_learner_state(self, state)
+        self._num_updates = state["num_updates"]
 
     def losses(self, batch: Transition) -> Iterator[Tensor]:
         """The critic's loss [S], then the actor's."""

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from qbench import td
 from qbench.algo.optimizer import PopulationAdam
+from qbench.algo.state import learner_state, load_learner_state
 from qbench.algo.target import Target, TargetNetwork
-from qbench.types import Metrics, Transition
+from qbench.types import Metrics, State, Transition
 
 
 class DQN:
@@ -65,6 +66,15 @@ class DQN:
     def optimizers(self) -> list[PopulationAdam]:
         """Adam."""
         return [self.optimizer]
+
+    def state(self) -> State:
+        """Everything that updates change."""
+        return {**learner_state(self), "has_ranges": self._has_ranges}
+
+    def load_state(self, state: State) -> None:
+        """Go on from there."""
+        load_learner_state(self, state)
+        self._has_ranges = state["has_ranges"]
 
     def losses(self, batch: Transition) -> Iterator[Tensor]:
         """The one loss [S] of an update."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from qbench.schedule import Linear
 from qbench.streams import Normals, Uniforms
-from qbench.types import ActionArray, EnvSpec
+from qbench.types import ActionArray, EnvSpec, State
 
 
 class EpsilonGreedy:
@@ -41,6 +41,14 @@ class EpsilonGreedy:
     def rates(self, env_step: int) -> dict[str, float]:
         """What is recorded of the exploration at `env_step`."""
         return {"epsilon": self._epsilon(env_step)}
+
+    def state(self) -> State:
+        """The random numbers to come; the schedule is one of env steps."""
+        return {"uniforms": self._uniforms.state()}
+
+    def load_state(self, state: State) -> None:
+        """Go on with them."""
+        self._uniforms.load_state(state["uniforms"])
 
     def __call__(self, greedy: Callable[[], ActionArray], env_step: int) -> ActionArray:
         """Actions [S]; `greedy` is called only if some seed needs its greedy action."""
@@ -78,6 +86,15 @@ class GaussianNoise:
     def rates(self, env_step: int) -> dict[str, float]:
         """What is recorded of the exploration at `env_step`."""
         return {"noise": self._noise}
+
+    def state(self) -> State:
+        """The random numbers to come."""
+        return {"uniforms": self._uniforms.state(), "normals": self._normals.state()}
+
+    def load_state(self, state: State) -> None:
+        """Go on with them."""
+        self._uniforms.load_state(state["uniforms"])
+        self._normals.load_state(state["normals"])
 
     def __call__(self, greedy: Callable[[], ActionArray], env_step: int) -> ActionArray:
         """Actions [S, A] float32 within the bounds."""

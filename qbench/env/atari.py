@@ -12,7 +12,7 @@ from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 from qbench.env.extras import load, load_cv2
 from qbench.env.gym import spec_of
 from qbench.env.stepping import check_stepping, make_envs
-from qbench.types import Envs, EnvSpec, ObsArray
+from qbench.types import Envs, EnvSpec, ObsArray, State
 
 NOOP, FIRE = 0, 1
 
@@ -168,6 +168,18 @@ class Lives(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._is_over = False
         self._num_lives = self._ale.lives()
         return obs, {}
+
+    def random_state(self) -> State:
+        """The random numbers of the no-ops and, in the emulator's state, of its sticky actions."""
+        emulator = self._ale.cloneState(include_rng=True).serialize()
+        generator = self.unwrapped.np_random.bit_generator
+        return {"emulator": list(emulator), "np_random": generator.state}
+
+    def load_random_state(self, state: State) -> None:
+        """Go on with them: the next reset begins a game."""
+        self._ale.restoreState(type(self._ale.cloneState())(bytes(state["emulator"])))
+        self.unwrapped.np_random.bit_generator.state = state["np_random"]
+        self._is_over = True
 
     def _press(self, action: int) -> ObsArray:
         obs, reward, terminated, truncated, _ = self.env.step(action)

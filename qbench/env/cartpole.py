@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.utils import seeding
 
-from qbench.types import ActionArray, FloatArray, IntArray, ObsArray, Stepped
+from qbench.types import ActionArray, FloatArray, IntArray, ObsArray, State, Stepped
 
 ID = "CartPole-v1"
 
@@ -73,6 +74,25 @@ class CartPoleEnvs:
 
     def _obs(self) -> ObsArray:
         return np.ascontiguousarray(self._state.T, dtype=np.float32)
+
+    def state(self) -> list[State]:
+        """Pole, length of the episode and generator of each."""
+        return [
+            {
+                "pole": self._state[:, k],
+                "length": int(self._length[k]),
+                "generator": generator.bit_generator.state,
+            }
+            for k, generator in enumerate(self._generators)
+        ]
+
+    def load_state(self, states: Sequence[State]) -> tuple[ObsArray, npt.NDArray[np.bool_]]:
+        """Go on from there."""
+        for k, (state, generator) in enumerate(zip(states, self._generators, strict=True)):
+            self._state[:, k] = np.asarray(state["pole"])
+            self._length[k] = state["length"]
+            generator.bit_generator.state = state["generator"]
+        return self._obs(), np.ones(len(states), np.bool_)
 
     def close(self) -> None:
         """Nothing is held."""

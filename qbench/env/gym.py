@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from qbench.env import cartpole
-from qbench.env.extras import tame_mujoco
+from qbench.env.extras import tame_mujoco, without_memory
 from qbench.env.stepping import SERIAL, VECTOR, check_stepping, make_envs
 from qbench.types import Envs, EnvSpec
 
@@ -56,7 +56,10 @@ class GymnasiumEnv:
         registered = gymnasium.registry.get(self._id)
         if registered and str(registered.entry_point).startswith("gymnasium.envs.mujoco"):
             tame_mujoco()
-        return gymnasium.make(self._id, disable_env_checker=True, **self._kwargs)
+        env: gymnasium.Env[Any, Any] = gymnasium.make(
+            self._id, disable_env_checker=True, **self._kwargs
+        )
+        return without_memory(env)
 
     def make_training(self, num_seeds: int) -> Envs:
         """The envs of a population: the same as evaluated."""

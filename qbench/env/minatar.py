@@ -13,7 +13,7 @@ from gymnasium import spaces
 from qbench.env.extras import load
 from qbench.env.gym import spec_of
 from qbench.env.stepping import check_stepping, make_envs
-from qbench.types import Envs, EnvSpec, ObsArray
+from qbench.types import Envs, EnvSpec, ObsArray, State
 
 
 class MinAtarEnv:
@@ -111,6 +111,21 @@ class PlanesFirst(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Step the game."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return _planes_first(obs), reward, terminated, truncated, info
+
+    def random_state(self) -> State:
+        """MinAtar's own random numbers."""
+        state: Any = self._random().get_state(legacy=True)
+        kind, key, position, *normal = state
+        return {"kind": kind, "key": key.tolist(), "position": position, "normal": normal}
+
+    def load_random_state(self, state: State) -> None:
+        """Go on with them."""
+        key = np.array(state["key"], np.uint32)
+        self._random().set_state((state["kind"], key, state["position"], *state["normal"]))
+
+    def _random(self) -> np.random.RandomState:
+        random: np.random.RandomState = self.unwrapped.game.random  # type: ignore[attr-defined]
+        return random
 
 
 def _planes_first(board: Any) -> ObsArray:

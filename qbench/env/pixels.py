@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation
 
-from qbench.env.extras import load_cv2
+from qbench.env.extras import load_cv2, without_memory
 from qbench.env.gym import spec_of
 from qbench.env.stepping import check_stepping, make_envs
 from qbench.types import Envs, EnvSpec, ObsArray
@@ -52,7 +52,8 @@ class RenderedEnv:
             )
         except TypeError as error:
             raise ValueError(f"{self._id} cannot be drawn: {error}") from error
-        return FrameStackObservation(GreyPicture(env, self._screen_size), self._frame_stack)
+        picture = GreyPicture(without_memory(env), self._screen_size)
+        return FrameStackObservation(picture, self._frame_stack)
 
     def make_training(self, num_seeds: int) -> Envs:
         """The envs of a population: the same as evaluated."""

@@ -12,7 +12,8 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from qbench.types import ActionArray, Envs, ObsArray, Stepped
+from qbench.env.retrace import Retraced
+from qbench.types import ActionArray, Envs, ObsArray, State, Stepped
 
 MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 
@@ -52,8 +53,8 @@ class SerialEnvs:
     """
 
     def __init__(self, envs: Sequence[gymnasium.Env[Any, Any]]) -> None:
-        self._envs = list(envs)
-        space = self._envs[0].observation_space
+        self._envs = [Retraced(env) for env in envs]
+        space = envs[0].observation_space
         self._shape = (len(self._envs), *(space.shape or ()))
         self._dtype = np.uint8 if space.dtype == np.uint8 else np.float32
 
@@ -61,7 +62,7 @@ class SerialEnvs:
         """First observations [S, *obs_shape]; seeds the generators."""
         obs = np.empty(self._shape, self._dtype)
         for k, (env, seed) in enumerate(zip(self._envs, seeds, strict=True)):
-            obs[k] = env.reset(seed=seed)[0]
+            obs[k] = env.reset(seed)
         return obs
 
     def step(self, action: ActionArray) -> Stepped:
@@ -83,8 +84,19 @@ class SerialEnvs:
             return next_obs
         obs = next_obs.copy()
         for k in np.flatnonzero(ended):
-            obs[k] = self._envs[k].reset()[0]
+            obs[k] = self._envs[k].reset()
         return obs
+
+    def state(self) -> list[State]:
+        """The way to where each env stands."""
+        return [env.state() for env in self._envs]
+
+    def load_state(self, states: Sequence[State]) -> tuple[ObsArray, npt.NDArray[np.bool_]]:
+        """Go each way again: observations [S, ...], and whether rewards were the same [S]."""
+        obs, is_same = np.empty(self._shape, self._dtype), np.empty(len(states), np.bool_)
+        for k, (env, state) in enumerate(zip(self._envs, states, strict=True)):
+            obs[k], is_same[k] = env.load_state(state)
+        return obs, is_same
 
     def close(self) -> None:
         """Close the envs."""
@@ -133,10 +145,20 @@ class ProcessEnvs:
         parts = self._ask("step", action)
         return Stepped(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
-    def _ask(self, method: str, argument: Any) -> list[Any]:
+    def state(self) -> list[State]:
+        """The way to where each env stands."""
+        return [state for part in self._ask("state") for state in part]
+
+    def load_state(self, states: Sequence[State]) -> tuple[ObsArray, npt.NDArray[np.bool_]]:
+        """Go each way again: observations [S, ...], and whether rewards were the same [S]."""
+        obs, is_same = zip(*self._ask("load_state", list(states)), strict=True)
+        return np.concatenate(obs), np.concatenate(is_same)
+
+    def _ask(self, method: str, argument: Any = None) -> list[Any]:
+        """What each worker answers to its part of the argument."""
         try:
             for connection, part in zip(self._connections, self._slices, strict=True):
-                connection.send((method, argument[part]))
+                connection.send((method, () if argument is None else (argument[part],)))
             replies = [connection.recv() for connection in self._connections]
         except (EOFError, OSError) as error:
             raise RuntimeError("A worker process of the envs died; was memory short?") from error
@@ -163,8 +185,8 @@ def _serve(connection: Connection, make: MakeEnv, num_envs: int) -> None:
     try:
         envs = SerialEnvs([make() for _ in range(num_envs)])
         while True:
-            method, argument = connection.recv()
-            connection.send(getattr(envs, method)(argument))
+            method, arguments = connection.recv()
+            connection.send(getattr(envs, method)(*arguments))
     except (EOFError, ConnectionError):
         return
     except Exception:

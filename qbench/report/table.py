@@ -143,7 +143,10 @@ def _notes(made: Sequence[Row], axes: Sequence[str], tolerance: float) -> Iterat
             yield f"Diverged, frozen and scored as it stood: {row.cell.name}, seed {seeds}"
     for cell in cells:
         if cell.state != "done":
-            yield f"{cell.state} {cell.name}" + (f": {cell.reason}" if cell.reason else "")
+            reason = f": {cell.reason}" if cell.reason else ""
+            log = cell.run_dir / "log.txt"
+            place = f" (log: {log})" if cell.state == "failed" and log.exists() else ""
+            yield f"{cell.state} {cell.name}{reason}{place}"
 
 
 def _settings_notes(made: Sequence[Row]) -> Iterator[str]:

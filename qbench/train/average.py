@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from qbench.types import Learner
+from qbench.types import Learner, State
 
 
 class Average:
@@ -38,6 +38,17 @@ class Average:
             # The first ones are taken whole: before them, learned steps are no steps yet.
             self.flat.lerp_(self._flat, 1.0 if self._is_empty else self._weight)
             self._is_empty = False
+
+    def state(self) -> State:
+        """The average, where there is one beside the network."""
+        return {"flat": self.flat, "is_empty": self._is_empty} if self._weight < 1 else {}
+
+    @torch.no_grad()
+    def load_state(self, state: State) -> None:
+        """Go on from there."""
+        if self._weight < 1:
+            self.flat.copy_(state["flat"])
+            self._is_empty = state["is_empty"]
 
     @torch.no_grad()
     def apply(self) -> None:

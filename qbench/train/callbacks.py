@@ -1,8 +1,7 @@
 """Events on `env_step`: records, evaluations, checkpoints, progress."""
 
-import os
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from qbench.schedule import crossed
 from qbench.train import ledger
 from qbench.train.build import Parts
 from qbench.train.module import PopulationModule
+from qbench.train.spent import Spent
+from qbench.train.stop import Stop, Stopped
 from qbench.train.wandb_log import WandbRun
-from qbench.types import ActionArray, ObsArray
+from qbench.types import ActionArray, ObsArray, Policy
 
 Rows = list[dict[str, Any]]
 
@@ -28,17 +29,17 @@ class Recorder:
     Args:
         run_dir: the cell's folder.
         wandb_run: receives every batch of rows.
-        started: `time.time()` at the job's start.
+        spent: the clock, which counts what earlier attempts took.
     """
 
-    def __init__(self, run_dir: Path, wandb_run: WandbRun, started: float) -> None:
+    def __init__(self, run_dir: Path, wandb_run: WandbRun, spent: Spent) -> None:
         self._run_dir = run_dir
         self._wandb_run = wandb_run
-        self._started = started
+        self._spent = spent
 
     def write(self, rows: Rows) -> None:
         """Append rows; each gets `wall_s`."""
-        wall_s = round(time.time() - self._started, 3)
+        wall_s = round(self._spent.wall_s, 3)
         rows = [{**row, "wall_s": wall_s} for row in rows]
         records.append_records(self._run_dir, rows)
         self._wandb_run.log(rows)
@@ -122,11 +123,17 @@ class EvaluateInterim(OnEnvStep):
         self._parts = parts
         self._recorder = recorder
 
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Play what was due when the training was stopped."""
+        if pl_module.owes_evaluation:
+            self.fire(trainer, pl_module)
+
     def fire(self, trainer: Trainer, module: PopulationModule) -> None:
         """Play and write the rows."""
+        module.owes_evaluation = True
         with module.snapshots.average.applied():
             played = play(
-                self._policy,
+                stoppable(self._policy, module.stop),
                 self._parts.env.make,
                 num_seeds=len(self._parts.seeds),
                 num_episodes=self._num_episodes,
@@ -134,10 +141,21 @@ class EvaluateInterim(OnEnvStep):
         env_steps = [module.collector.env_step] * len(self._parts.seeds)
         rows = eval_rows("eval", self._parts.seeds, env_steps, played)
         self._recorder.write([r for k, r in enumerate(rows) if module.snapshots.is_running(k)])
+        module.owes_evaluation = False
 
     def _policy(self, obs: ObsArray) -> ActionArray:
         device = self._parts.learner.alive.device
         return self._parts.learner.act(torch.from_numpy(obs).to(device)).cpu().numpy()
+
+
+def stoppable(policy: Policy, stop: Stop) -> Policy:
+    """The same policy, which leaves a game half played when asked to stop."""
+
+    def act(obs: ObsArray, /) -> ActionArray:
+        stop.check()
+        return policy(obs)
+
+    return act
 
 
 def eval_rows(kind: str, seeds: list[int], env_steps: list[int], played: Played) -> Rows:
@@ -158,23 +176,34 @@ def eval_rows(kind: str, seeds: list[int], env_steps: list[int], played: Played)
 
 
 class Checkpoint(OnEnvStep):
-    """Replaces checkpoints/last.ckpt; the old one stays until the new one is whole."""
+    """Saves where the training stands: now and then, and when it is asked to stop.
 
-    def __init__(self, interval: int, run_dir: Path) -> None:
+    Args:
+        interval: env steps.
+        save: saves it.
+    """
+
+    def __init__(self, interval: int, save: Callable[[], None]) -> None:
         super().__init__(interval)
-        self._path = run_dir / "checkpoints" / "last.ckpt"
+        self._save = save
 
     def fire(self, trainer: Trainer, module: PopulationModule) -> None:
-        """Write the checkpoint."""
-        temporary = self._path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
-        os.replace(temporary, self._path)
+        """Save."""
+        self._save()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Save what was stopped in good order; nothing else is whole."""
+        if isinstance(exception, Stopped):
+            self._save()
+
+
+class Finish(Callback):
+    """Makes the networks those that are scored: averaged, finished seeds as they were."""
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Put finished seeds back as they were at their last episode, then save."""
+        """Restore them."""
         pl_module.snapshots.restore()
         pl_module.learner.network.eval()
-        self.fire(trainer, pl_module)
 
 
 class TrimHeap(OnEnvStep):

@@ -1,7 +1,6 @@
 """One cell, from its config to summary.json: agents, conversion, final score."""
 
 import logging
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,34 +12,80 @@ from qbench.deploy.population import load_observations
 from qbench.deploy.stored import agent_folder
 from qbench.evaluate import greedy, play
 from qbench.report import stats
-from qbench.train import callbacks, deployment, ledger, provenance
-from qbench.train.agents import Agents, quantize_agents, train_agents
+from qbench.train import callbacks, deployment, ledger, merge, provenance, resume
+from qbench.train.agents import Agents, Attempt, quantize_agents, train_agents
+from qbench.train.build import create
+from qbench.train.process import MORE
+from qbench.train.spent import Spent
+from qbench.train.stop import Stop
 from qbench.train.wandb_log import WandbRun
 from qbench.types import EnvSpec
 
 
-def train_cell(cfg: DictConfig, run_dir: Path, axes: dict[str, str], base_dir: Path | None) -> None:
+def train_cell(
+    cfg: DictConfig,
+    run_dir: Path,
+    axes: dict[str, str],
+    base_dir: Path | None,
+    stop: Stop | None = None,
+) -> None:
     """Train a cell and write records.jsonl, summary.json, calibration/, checkpoints/, deploy/.
+
+    What an earlier attempt has left is continued, seeds that are there are not trained again.
 
     Args:
         cfg: composed and checked config, without its `hydra` node.
         run_dir: the cell's folder.
         axes: choice per axis: env, network, quant, algo.
         base_dir: the finished `none` cell whose agents a post-training scheme takes.
+        stop: whether the training has been asked to stop.
     """
-    started = time.time()
-    rss_bytes_after_imports = ledger.rss_bytes()
     _quiet_lightning()
+    stop = stop or Stop()
+    seeds = range(cfg.seed, cfg.seed + cfg.num_seeds)
+    if not (run_dir / "summary.json").exists():
+        _train_population(cfg, run_dir, run_dir, axes, base_dir, stop)
+    while missing := merge.missing_seeds(run_dir, seeds):
+        more = run_dir / MORE
+        if not (more / "summary.json").exists():
+            more.mkdir(exist_ok=True)
+            asked = OmegaConf.merge(cfg, {"seed": missing[0], "num_seeds": len(missing)})
+            assert isinstance(asked, DictConfig)
+            _train_population(asked, more, run_dir, axes, base_dir, stop)
+        merge.merge(run_dir, more, create(cfg.env).describe())
+
+
+def _train_population(
+    cfg: DictConfig,
+    folder: Path,
+    run_dir: Path,
+    axes: dict[str, str],
+    base_dir: Path | None,
+    stop: Stop,
+) -> None:
+    """Train and score some seeds; an earlier attempt's are continued, whichever were asked for."""
+    rss_bytes_after_imports = ledger.rss_bytes()
+    standing = resume.find(folder, cfg) if base_dir is None else None
+    if standing is not None:
+        seeds = standing.seeds
+        continued = OmegaConf.merge(cfg, {"seed": seeds[0], "num_seeds": len(seeds)})
+        assert isinstance(continued, DictConfig)
+        cfg = continued
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    run_id = None if standing is None else standing.state["wandb_id"]
     logger = dict(config["logger"])
-    with WandbRun(**logger, run_dir=run_dir, axes=axes, config=config) as wandb_run:
-        recorder = callbacks.Recorder(run_dir, wandb_run, started)
+    with WandbRun(**logger, run_dir=run_dir, axes=axes, config=config, id=run_id) as wandb_run:
+        spent = Spent()
+        recorder = callbacks.Recorder(folder, wandb_run, spent)
         if base_dir is not None:
-            agents = quantize_agents(cfg, run_dir, base_dir)
+            resume.cut_records(folder, None)
+            agents = quantize_agents(cfg, folder, base_dir)
         else:
-            agents = train_agents(cfg, run_dir, recorder, label="-".join(axes.values()))
+            label = "-".join(axes.values())
+            attempt = Attempt(cfg, folder, label, recorder, wandb_run, spent, stop)
+            agents = train_agents(attempt, standing)
         spec, formats = agents.env.describe(), deployment.available(cfg.formats)
-        deployed = _deploy(run_dir, agents, spec, formats)
+        deployed = _deploy(folder, agents, spec, formats)
         summary = {**axes, **_score(cfg, agents, deployed, spec, recorder)}
         obs = load_observations(agents.observations[0])
         summary |= deployment.costs(deployed[0], spec, obs, formats)
@@ -48,12 +93,13 @@ def train_cell(cfg: DictConfig, run_dir: Path, axes: dict[str, str], base_dir: P
             "peak_rss_bytes": agents.peak_rss_bytes,
             "peak_rss_above_imports_bytes": agents.peak_rss_bytes - rss_bytes_after_imports,
             "peak_device_bytes": ledger.peak_device_bytes(),
-            "cpu_s": time.process_time(),
-            "wall_s": time.time() - started,
+            "cpu_s": spent.cpu_s,
+            "wall_s": spent.wall_s,
+            "continued_at": spent.continued_at,
             **provenance.describe(),
         }
         deployment.write_cards(summary, deployed, spec)
-        records.write_summary(run_dir, summary)
+        records.write_summary(folder, summary)
         wandb_run.summarize(summary)
 
 

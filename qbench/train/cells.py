@@ -9,15 +9,18 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import yaml  # type: ignore[import-untyped, unused-ignore]
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from qbench import records
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,45 @@ def axes_of(cfg: DictConfig) -> dict[str, str]:
 
 def cell_name(cfg: DictConfig) -> str:
     """`<env>-<network>-<quant>-<algo>-<8 hex digits of all other settings>`."""
-    settings = _canonical(records.without_neutral(plain(cfg, records.NOT_IDENTITY)))
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(identity(cfg), sort_keys=True).encode()).hexdigest()
     return "-".join([*axes_of(cfg).values(), digest[:8]])
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """Everything that makes a cell what it is, in JSON's types."""
+    settings: dict[str, Any] = _canonical(records.without_neutral(plain(cfg, records.NOT_IDENTITY)))
+    return settings
+
+
+def stored_config(run_dir: Path) -> dict[str, Any] | None:
+    """The config that a run folder was made with; None if there is none that can be read."""
+    try:
+        content = yaml.load((run_dir / ".hydra" / "config.yaml").read_bytes(), _LOADER)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], hidden: Iterable[str]
+) -> list[tuple[str, Any, Any]]:
+    """Dotted key, old value and new value of every setting that differs; None: it is not there."""
+    before, after = (
+        _flat(_canonical({k: v for k, v in config.items() if k not in set(hidden)}))
+        for config in (old, new)
+    )
+    keys = sorted(before.keys() | after.keys())
+    return [(k, before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)]
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def plain(cfg: DictConfig, hidden: tuple[str, ...]) -> dict[str, Any]:

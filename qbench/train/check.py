@@ -80,6 +80,8 @@ RULES: dict[str, Number | OneOf] = {
     "eval_episodes": COUNT,
     "checkpoint_interval_env_steps": COUNT,
     "n_jobs": COUNT_OR_NULL,
+    "retry_failed": FLAG,
+    "fail_fast": FLAG,
     "replay.capacity": COUNT,
     "replay.dtype": OneOf(("float32", "uint8")),
     "trainer.num_threads": COUNT,

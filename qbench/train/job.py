@@ -5,6 +5,7 @@ run folder; all that it has to say is there too, and in its exit code.
 """
 
 import argparse
+import ctypes
 import fcntl
 import os
 import signal
@@ -13,7 +14,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,10 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 from qbench import records
 from qbench.train import cells
 from qbench.train.errors import ConfigError, Incompatible
+from qbench.train.stop import Stop
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 EXIT_BUSY = 75  # EX_TEMPFAIL of sysexits.h: another process holds the lock
+
+PR_SET_PDEATHSIG = 1  # prctl(2), Linux
+
+OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory")
+"""How torch says it, with a RuntimeError on a CPU."""
 
 # Read by OpenMP, OpenBLAS and MKL when they are loaded, so set before torch is imported.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -50,7 +56,7 @@ def cell_lock(run_dir: Path) -> Iterator[None]:
     Raises:
         Busy: another process holds it.
     """
-    with open(run_dir / ".lock", "w") as file:
+    with open(run_dir / ".lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -58,34 +64,15 @@ def cell_lock(run_dir: Path) -> Iterator[None]:
         yield
 
 
-class StopSignals:
-    """Turns the first SIGINT or SIGTERM into KeyboardInterrupt and remembers which it was.
-
-    Remembering matters: Lightning swallows KeyboardInterrupt and leaves by SystemExit(1).
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
-
-    def ignore(self) -> None:
-        """Let nothing disturb the last words: the job is over anyway."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received = number
-            raise KeyboardInterrupt
-
-
 def main(argv: list[str] | None = None) -> int:
     """Train the cell of a run folder; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m qbench.train.job", description=__doc__)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--base", type=Path, help="the finished quant=none cell, for PTQ")
+    parser.add_argument("--parent", type=int, help="process whose death stops the training")
     args = parser.parse_args(argv)
+    if args.parent is not None:
+        _die_with(args.parent)
     try:
         cfg = load_config(args.run_dir)
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(cfg.trainer.num_threads)))
@@ -99,6 +86,18 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{busy}.", file=sys.stderr)
         return EXIT_BUSY
     return end.exit_code
+
+
+def _die_with(parent: int) -> None:
+    """Let the kernel send SIGTERM when the parent dies, however it dies.
+
+    Its jobs would otherwise train on unseen, and the next command would find their cells locked.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def load_config(run_dir: Path) -> DictConfig:
@@ -117,18 +116,19 @@ def load_config(run_dir: Path) -> DictConfig:
 
 def _train(cfg: DictConfig, run_dir: Path, base_dir: Path | None) -> End:
     """Train and say how it ended, whatever happens."""
-    signals = StopSignals()
+    stop = Stop()
+    stop.listen()
     try:
         records.write_status(run_dir, "running")
         _check_accelerator(cfg)
-        _call_train_cell(cfg, run_dir, base_dir)
+        _call_train_cell(cfg, run_dir, base_dir, stop)
     except BaseException as error:
-        signals.ignore()
-        if signals.received is None:
+        stop.ignore()
+        if stop.received is None:
             return failure(error)
-    signals.ignore()
-    if signals.received is not None:
-        return End("interrupted", 128 + signals.received, interruption(signals.received))
+        return End("interrupted", 128 + stop.received, interruption(stop.received))
+    # Whoever was asked to stop too late has nothing left to continue.
+    stop.ignore()
     return End("done", 0)
 
 
@@ -137,12 +137,12 @@ def interruption(signum: int) -> str:
     return f"interrupted by {signal.Signals(signum).name}"
 
 
-def _call_train_cell(cfg: DictConfig, run_dir: Path, base_dir: Path | None) -> None:
+def _call_train_cell(cfg: DictConfig, run_dir: Path, base_dir: Path | None, stop: Stop) -> None:
     axes = cells.axes_of(cfg)
     task = OmegaConf.create(cells.plain(cfg, ("hydra",)))
     from qbench.train.cell import train_cell  # Imports torch: not before the threads are set.
 
-    train_cell(task, run_dir, axes, base_dir)
+    train_cell(task, run_dir, axes, base_dir, stop)
 
 
 def _check_accelerator(cfg: DictConfig) -> None:
@@ -161,8 +161,12 @@ def failure(error: BaseException) -> End:
         return End("skipped", EXIT_REFUSED, str(error))
     if isinstance(error, ConfigError):
         return End("failed", EXIT_REFUSED, str(error))
+    if isinstance(error, records.RunFolderError):
+        return End("failed", EXIT_REFUSED, str(error))
     text = " ".join(str(error).split())
     reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, MemoryError) or any(mark in text for mark in OUT_OF_MEMORY):
+        reason = f"out of memory, lower num_seeds, replay.capacity or n_jobs: {reason}"
     return End("failed", EXIT_FAILED, reason, "".join(traceback.format_exception(error)))
 
 

@@ -62,7 +62,8 @@ class LocalLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.composer = Composer(hydra_context.config_loader, config)
-        self._num_slots = config.n_jobs
+        self._num_slots = config.n_jobs or num_cores()
+        self._retries_failed, self._fails_fast = config.retry_failed, config.fail_fast
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -75,10 +76,16 @@ class LocalLauncher(Launcher):
             outcomes[cell.run_dir] = process.skip(cell, reasons[cell.run_dir])
             announce(cell, outcomes[cell.run_dir])
         families = [jobs_of(cell) for cell in grid if cell.run_dir not in reasons]
-        num_slots = self._num_slots or num_cores()
-        pool = Pool(num_slots=num_slots, has_log_files=True, waits_for_others=False)
+        pool = Pool(
+            num_slots=self._num_slots,
+            has_log_files=True,
+            waits_for_others=False,
+            retries_failed=self._retries_failed,
+            fails_fast=self._fails_fast,
+        )
         outcomes |= pool.run([member for family in families for member in family])
-        return [_job_return(cell, outcomes[cell.run_dir]) for cell in grid]
+        not_started = Outcome("interrupted", job.EXIT_FAILED, "not started")
+        return [_job_return(cell, outcomes.get(cell.run_dir, not_started)) for cell in grid]
 
 
 def incompatibilities(grid: Iterable[Cell]) -> dict[Path, str]:
@@ -89,6 +96,7 @@ def incompatibilities(grid: Iterable[Cell]) -> dict[Path, str]:
     """
     reasons = {}
     seeds: dict[Path, range] = {}
+    settings: dict[Path, dict[str, Any]] = {}
     for cell in grid:
         try:
             check_cell(cell.cfg)
@@ -99,6 +107,13 @@ def incompatibilities(grid: Iterable[Cell]) -> dict[Path, str]:
                 "seed and num_seeds cannot be swept, because one cell trains all its seeds:"
                 " use num_seeds=N alone."
             )
+        identity = cells.identity(cell.cfg)
+        if settings.setdefault(cell.run_dir, identity) != identity:
+            raise ConfigError(
+                f"Two cells would share the folder {cell.run_dir}, whose name is of 8 digits:"
+                " sweep them apart, with another name for sweep."
+            )
+        process.check_settings(cell)
     return reasons
 
 
@@ -112,7 +127,7 @@ def train_alone(cell: Cell) -> int:
     """A single run, on this terminal; returns the exit code."""
     from qbench.report.table import print_table
 
-    pool = Pool(num_slots=1, has_log_files=False, waits_for_others=False)
+    pool = Pool(num_slots=1, has_log_files=False, waits_for_others=False, retries_failed=True)
     try:
         outcome = pool.run(jobs_of(cell))[cell.run_dir]
     except Interrupted as stop:
@@ -137,7 +152,12 @@ def _train_or_skip(cell: Cell) -> Outcome:
         check_cell(cell.cfg)
     except Incompatible as reason:
         return process.skip(cell, str(reason))
-    pool = Pool(num_slots=1, has_log_files=True, waits_for_others=True)
+    pool = Pool(
+        num_slots=1,
+        has_log_files=True,
+        waits_for_others=True,
+        retries_failed=cell.cfg.retry_failed,
+    )
     return pool.run(jobs_of(cell))[cell.run_dir]
 
 

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,8 @@ from qbench.schedule import crossed
 from qbench.train.average import Average
 from qbench.train.build import Loop
 from qbench.train.phases import Phases
-from qbench.types import Learner, Metrics
+from qbench.train.stop import Stop
+from qbench.types import Learner, Metrics, State
 
 
 class PopulationModule(LightningModule):
@@ -34,6 +34,7 @@ class PopulationModule(LightningModule):
         precision: of an update's products, "float32" or "bfloat16".
         stops: env steps at which a chunk ends, ascending; the last one ends the training.
         snapshots: keep each seed as it is when its budget is spent.
+        stop: asked between cycles, where the state is whole.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class PopulationModule(LightningModule):
         precision: str,
         stops: Sequence[int],
         snapshots: "Snapshots",
+        stop: Stop,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -61,7 +63,9 @@ class PopulationModule(LightningModule):
         self.env_step_before = 0
         self.episodes: list[Episode] = []
         self.snapshots = snapshots
+        self.stop = stop
         self.train_s = 0.0
+        self.owes_evaluation = False  # its env step has come, its episodes are not all played
         self._sums: dict[str, Tensor] = {}
         self._counts: Counter[str] = Counter()
 
@@ -73,9 +77,13 @@ class PopulationModule(LightningModule):
         """Run cycles up to the chunk's end."""
         started = time.perf_counter()
         self.env_step_before = self.collector.env_step
-        while self.collector.env_step < self.stops[batch_idx] and not self.snapshots.are_complete:
-            self._cycle(sampler)
-        self.train_s += time.perf_counter() - started
+        stop_at = self.stops[batch_idx]
+        try:
+            while self.collector.env_step < stop_at and not self.snapshots.are_complete:
+                self.stop.check()
+                self._cycle(sampler)
+        finally:
+            self.train_s += time.perf_counter() - started
         if self.snapshots.are_complete:
             self.trainer.should_stop = True
 
@@ -114,6 +122,27 @@ class PopulationModule(LightningModule):
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
             self._counts[name] += 1
 
+    def state(self) -> State:
+        """What has not been recorded yet, finished seeds, and the seconds of training."""
+        return {
+            "episodes": [list(episode) for episode in self.episodes],
+            "sums": self._sums,
+            "counts": dict(self._counts),
+            "snapshots": self.snapshots.state(),
+            "train_s": self.train_s,
+            "owes_evaluation": self.owes_evaluation,
+        }
+
+    def load_state(self, state: State) -> None:
+        """Go on from there, with the chunks that are left."""
+        device = self.learner.alive.device
+        self.episodes = [Episode(*episode) for episode in state["episodes"]]
+        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self._counts = Counter(state["counts"])
+        self.snapshots.load_state(state["snapshots"])
+        self.train_s, self.owes_evaluation = state["train_s"], state["owes_evaluation"]
+        self.stops = [stop for stop in self.stops if stop > self.collector.env_step]
+
     def take_metrics(self) -> dict[str, list[float]]:
         """Means per seed over the updates since the last call: name -> [S]; empty without any."""
         means = {name: (total / self._counts[name]).tolist() for name, total in self._sums.items()}
@@ -138,7 +167,6 @@ class Kept(NamedTuple):
 
     env_step: int
     is_alive: bool
-    observations: Path  # a sample of its replay at that time
     tensors: list[Tensor]
 
 
@@ -151,7 +179,7 @@ class Snapshots:
         learner: whose network is kept, row by row.
         average: its averaged weights, which are what is kept.
         total_episodes: episodes per seed; None: no such limit.
-        observe: seed index -> file of observations of its replay as it stands.
+        observe: keeps observations of the replay of a seed index as it stands.
     """
 
     def __init__(
@@ -159,7 +187,7 @@ class Snapshots:
         learner: Learner,
         average: Average,
         total_episodes: int | None,
-        observe: Callable[[int], Path],
+        observe: Callable[[int], None],
     ) -> None:
         self.average = average
         self._learner = learner
@@ -199,8 +227,23 @@ class Snapshots:
     def _keep(self, k: int, env_step: int) -> None:
         with self.average.applied():
             tensors = [tensor[k].detach().clone() for tensor in self._tensors]
-        is_alive = bool(self._learner.alive[k])
-        self._kept[k] = Kept(env_step, is_alive, self._observe(k), tensors)
+        self._observe(k)
+        self._kept[k] = Kept(env_step, bool(self._learner.alive[k]), tensors)
+
+    def state(self) -> State:
+        """Episodes left, seeds that were kept, and the averaged weights."""
+        kept = {k: list(seed) for k, seed in self._kept.items()}
+        return {"left": self._left, "kept": kept, "average": self.average.state()}
+
+    def load_state(self, state: State) -> None:
+        """Go on from there."""
+        device = self._learner.alive.device
+        self._left = state["left"]
+        self._kept = {
+            k: Kept(env_step, is_alive, [tensor.to(device) for tensor in tensors])
+            for k, (env_step, is_alive, tensors) in state["kept"].items()
+        }
+        self.average.load_state(state["average"])
 
     @torch.no_grad()
     def restore(self) -> None:

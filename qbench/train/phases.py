@@ -2,7 +2,7 @@
 
 import math
 
-from qbench.types import Learner, PhasedScheme, QuantScheme
+from qbench.types import Learner, PhasedScheme, QuantScheme, State
 
 
 class Phases:
@@ -16,10 +16,12 @@ class Phases:
     def __init__(self, scheme: QuantScheme, learner: Learner) -> None:
         self._scheme = scheme if isinstance(scheme, PhasedScheme) else None
         self._learner = learner
+        self._env_step: float = 0
         self._next_change: float = -math.inf
 
     def __call__(self, env_step: float) -> None:
         """Bring the networks to `env_step`, which never decreases."""
+        self._env_step = env_step
         if self._scheme is None or env_step < self._next_change:
             return
         for network in self._learner.trained().values():
@@ -27,3 +29,11 @@ class Phases:
         for network in self._learner.targets().values():
             self._scheme.advance(network, env_step, is_target=True)
         self._next_change = self._scheme.next_change(env_step)
+
+    def state(self) -> State:
+        """The env step to which the networks were brought last."""
+        return {"env_step": self._env_step}
+
+    def load_state(self, state: State) -> None:
+        """Bring new networks to the same phase."""
+        self(state["env_step"])

@@ -14,10 +14,15 @@ from types import FrameType
 from qbench import records
 from qbench.train import cells, job, process
 from qbench.train.cells import Cell
+from qbench.train.errors import ConfigError
 from qbench.train.process import Outcome
 
 POLL_S = 0.05
+BUSY_GRACE_S = 15.0
+"""For a job whose command was killed a moment ago: it saves, and lets go of its cell."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""What Slurm sends before it ends a job; heard only where a launcher waits for it."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -48,6 +53,7 @@ class _Running:
     job: Job
     process: subprocess.Popen[bytes]
     started: float
+    was_killed: bool = False
 
 
 @dataclass(kw_only=True)
@@ -58,11 +64,17 @@ class Pool:
         num_slots: jobs that run at once.
         has_log_files: jobs write to `<cell>/log.txt` instead of this terminal.
         waits_for_others: wait for a cell that another process trains, instead of giving it up.
+        retries_failed: train cells that have failed before.
+        fails_fast: after the first failure, stop what runs and start nothing more.
     """
 
     num_slots: int
     has_log_files: bool
     waits_for_others: bool
+    retries_failed: bool
+    fails_fast: bool = False
+    _gave_up: bool = field(default=False, init=False)
+    _busy_since: dict[Path, float] = field(default_factory=dict, init=False)
     _pending: list[Job] = field(default_factory=list, init=False)
     _running: list[_Running] = field(default_factory=list, init=False)
     _outcomes: dict[Path, Outcome] = field(default_factory=dict, init=False)
@@ -87,8 +99,8 @@ class Pool:
     def _work(self, received: Sequence[int]) -> None:
         """Until all jobs have ended, or those that were running when a signal came."""
         num_forwarded = 0
-        while self._running or (self._pending and not received):
-            if not received:
+        while self._running or (self._pending and not received and not self._gave_up):
+            if not received and not self._gave_up:
                 self._start_ready()
             for signum in received[num_forwarded:]:
                 self._forward(signum, is_first=num_forwarded == 0)
@@ -101,32 +113,43 @@ class Pool:
             base = self._outcomes.get(candidate.base.run_dir) if candidate.base else None
             if candidate.base is not None and base is None:
                 continue  # Waits for its base, and takes no slot meanwhile.
-            if len(self._running) < self.num_slots and self._start(candidate, base):
+            has_slot = len(self._running) < self.num_slots and not self._gave_up
+            if has_slot and self._start(candidate, base):
                 self._pending.remove(candidate)
 
     def _start(self, candidate: Job, base: Outcome | None) -> bool:
         """Settle or start a job whose turn has come; False if it must come again."""
         cell = candidate.cell
         try:
-            if cells.is_done(cell) or not process.prepare(cell):
+            if cells.is_done(cell):
                 self._end(cell, Outcome("done", 0, "was there already"))
                 return True
             if base is not None and base.state != "done":
+                cell.run_dir.mkdir(parents=True, exist_ok=True)
                 self._end(cell, process.settle(cell, _orphaned(candidate, base)))
+                return True
+            if not self.retries_failed and (reason := _earlier_failure(cell)):
+                hint = f"{reason} (retry_failed=true tries it again)"
+                self._end(cell, Outcome("failed", job.EXIT_FAILED, hint))
+                return True
+            line = process.beginning(cell)
+            if not process.prepare(cell):
+                self._end(cell, Outcome("done", 0, "was there already"))
                 return True
             started = process.start(cell, candidate.base, has_log_file=self.has_log_files)
         except job.Busy:
             return self._meet_busy(cell)
         except OSError as error:
             return self._refuse(cell, f"{cell.run_dir} cannot be written: {error.strerror}.")
-        except records.RunFolderError as error:
+        except (ConfigError, records.RunFolderError) as error:
             return self._refuse(cell, str(error))
-        print(f"start    {cell.name}", flush=True)
+        print(line, flush=True)
         self._running.append(_Running(candidate, started, time.monotonic()))
         return True
 
     def _meet_busy(self, cell: Cell) -> bool:
-        if self.waits_for_others:
+        since = self._busy_since.setdefault(cell.run_dir, time.monotonic())
+        if self.waits_for_others or time.monotonic() - since < BUSY_GRACE_S:
             return False
         self._end(cell, process.conclude(cell, job.EXIT_BUSY))
         return True
@@ -151,19 +174,24 @@ class Pool:
                 self._pending.append(running.job)
                 continue
             minutes = (time.monotonic() - running.started) / 60
-            outcome = process.conclude(running.job.cell, exit_code)
+            outcome = process.conclude(running.job.cell, exit_code, was_killed=running.was_killed)
             self._end(running.job.cell, outcome, f"  {minutes:.1f} min")
 
     def _end(self, cell: Cell, outcome: Outcome, duration: str = "") -> None:
         self._outcomes[cell.run_dir] = outcome
         announce(cell, outcome, duration)
+        if outcome.state == "failed" and self.fails_fast and not self._gave_up:
+            self._gave_up = True
+            print("fail_fast=true: nothing more is started, what runs is saved.", flush=True)
+            self._forward(signal.SIGTERM, is_first=True)
 
     def _forward(self, signum: int, *, is_first: bool) -> None:
-        """Pass a signal on; whoever asks twice does not want to wait."""
+        """Pass a signal on; whoever presses Ctrl-C twice does not want to wait."""
         for running in self._running:
-            # A job knows SIGINT and SIGTERM; SIGHUP means the latter.
+            # A job knows SIGINT and SIGTERM; the others mean the latter.
             gentle = signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM
-            running.process.send_signal(gentle if is_first else signal.SIGKILL)
+            running.was_killed = not is_first and signum == signal.SIGINT
+            running.process.send_signal(signal.SIGKILL if running.was_killed else gentle)
 
 
 def announce(cell: Cell, outcome: Outcome, duration: str = "") -> None:
@@ -177,9 +205,20 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _earlier_failure(cell: Cell) -> str | None:
+    """Why a cell has failed before; None if it has not, or only because its base had."""
+    status = records.read_status(cell.run_dir)
+    reason = status["reason"] or "it failed before"
+    is_own = status["state"] == "failed" and not str(reason).startswith(ORPHANED)
+    return str(reason) if is_own else None
+
+
+ORPHANED = "its quant=none cell"
+
+
 def _orphaned(candidate: Job, base: Outcome) -> Outcome:
     assert candidate.base is not None
-    reason = f"its quant=none cell {candidate.base.name} is {base.state}: {base.reason}"
+    reason = f"{ORPHANED} {candidate.base.name} is {base.state}: {base.reason}"
     return Outcome("failed", base.exit_code, reason)
 
 
@@ -196,9 +235,15 @@ def _caught_signals() -> Iterator[list[int]]:
 
     # nohup ignores SIGHUP and means it.
     numbers = [n for n in FORWARDED if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    numbers += [n for n in WARNINGS if callable(signal.getsignal(n))]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        for warning in [number for number in WARNINGS if number in received]:
+            # The jobs have saved; whoever waited for this, submitit, asks Slurm to come again.
+            handler = before[warning]
+            assert callable(handler)
+            handler(warning, None)

@@ -1,5 +1,6 @@
 """The parent's side of a job: prepare its folder, start it, say how it ended."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,10 +10,13 @@ from typing import NamedTuple
 from omegaconf import OmegaConf
 
 from qbench import records
-from qbench.train import cells, job
+from qbench.train import cells, job, points
 from qbench.train.cells import Cell
+from qbench.train.errors import ConfigError
 
-RESULTS = ("records.jsonl", "summary.json", "status.json")
+RESULTS = ("records.jsonl", "summary.json", "status.json", "log.txt")
+MORE = "more"
+"""Folder in a cell's own in which seeds are trained that are asked for later."""
 
 
 class Outcome(NamedTuple):
@@ -24,24 +28,65 @@ class Outcome(NamedTuple):
 
 
 def prepare(cell: Cell) -> bool:
-    """Make the folder, move or remove what an earlier attempt left, write the config.
+    """Make the folder, write the config, remove what an attempt left that cannot be continued.
 
     Returns:
         False if the cell turned out to be finished; then nothing is touched.
 
     Raises:
         job.Busy: another process trains this cell.
+        ConfigError: the folder holds other settings.
         OSError: the folder cannot be written.
     """
     cell.run_dir.mkdir(parents=True, exist_ok=True)
     with job.cell_lock(cell.run_dir):
         if cells.is_done(cell):
             return False
-        _retire_results(cell.run_dir)
+        check_settings(cell)
+        if not _can_be_continued(cell.run_dir):
+            for name in RESULTS:
+                (cell.run_dir / name).unlink(missing_ok=True)
         write_config(cell)
         # Before the job starts: a job that dies at once must not inherit an old state.
         records.write_status(cell.run_dir, "running")
     return True
+
+
+def _can_be_continued(run_dir: Path) -> bool:
+    return (run_dir / "summary.json").exists() or points.has_any(run_dir)
+
+
+def beginning(cell: Cell) -> str:
+    """One plain line about a cell whose job is about to start."""
+    is_more = (cell.run_dir / "summary.json").exists()
+    folder = cell.run_dir / MORE if is_more else cell.run_dir
+    if found := points.find(folder):
+        return f"continue {cell.name}  from env step {found[0].env_step}"
+    if points.last(folder).exists():
+        return f"continue {cell.name}  after its training"
+    return f"{'add to' if is_more else 'start':<8} {cell.name}"
+
+
+def check_settings(cell: Cell) -> None:
+    """Refuse to train on in a folder that was made with other settings.
+
+    Its name tells nearly all of them; eight digits may coincide, and a config may be edited.
+
+    Raises:
+        ConfigError: shows the differences.
+    """
+    stored = cells.stored_config(cell.run_dir)
+    if stored is None or not _can_be_continued(cell.run_dir):
+        return
+    hidden = set(records.NOT_IDENTITY)
+    if (cell.run_dir / "summary.json").exists() and not cells.is_done(cell):
+        hidden -= {"formats"}  # Agents that are added would have other files than those there.
+    differing = cells.differences(stored, cells.plain(cell.cfg, ("hydra",)), hidden)
+    if differing:
+        told = ", ".join(f"{key} is {old} there and {new} here" for key, old, new in differing)
+        raise ConfigError(
+            f"{cell.run_dir} holds other settings: {told}. Take those, or another name for sweep."
+        )
 
 
 def skip(cell: Cell, reason: str) -> Outcome:
@@ -84,21 +129,29 @@ def start(cell: Cell, base: Cell | None, *, has_log_file: bool) -> subprocess.Po
     Of its own, so that Ctrl-C in a terminal reaches the parent only, which passes it on once.
     """
     command = [sys.executable, "-m", "qbench.train.job", str(cell.run_dir)]
+    command += ["--parent", str(os.getpid())]
     if base is not None:
         command += ["--base", str(base.run_dir)]
     if not has_log_file:
         return _spawn(command, None)
-    with open(cell.run_dir / "log.txt", "wb") as log:
+    with open(cell.run_dir / "log.txt", "ab") as log:
         return _spawn(command, log.fileno())
 
 
-def conclude(cell: Cell, exit_code: int) -> Outcome:
-    """How an ended job ended; if it could not say so itself, say it for it."""
+def conclude(cell: Cell, exit_code: int, *, was_killed: bool = False) -> Outcome:
+    """How an ended job ended; if it could not say so itself, say it for it.
+
+    Args:
+        cell: that was trained.
+        exit_code: of the job.
+        was_killed: by this command, which was asked twice to stop.
+    """
     if exit_code == job.EXIT_BUSY:
         return Outcome("failed", job.EXIT_FAILED, "it is being trained by another process")
     status = records.read_status(cell.run_dir)
     if status["state"] in ("running", None):
-        return settle(cell, _last_words(exit_code))
+        stopped = Outcome("interrupted", 130, "stopped at once, by a second signal")
+        return settle(cell, stopped if was_killed else _last_words(exit_code))
     return Outcome(status["state"], exit_code, status["reason"])
 
 
@@ -114,22 +167,12 @@ def _spawn(command: list[str], output: int | None) -> subprocess.Popen[bytes]:
 
 def _last_words(exit_code: int) -> Outcome:
     """What can be said of a job that said nothing: its exit code, or minus the signal's number."""
-    if -exit_code in (signal.SIGINT, signal.SIGTERM):
-        return Outcome("interrupted", 128 - exit_code, job.interruption(-exit_code))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if exit_code in (-number, 128 + number):
+            return Outcome("interrupted", 128 + number, job.interruption(number))
     if exit_code >= 0:
         reason = f"ended with exit code {exit_code} before it could say why"
     else:
         hint = ", often out of memory" if -exit_code == signal.SIGKILL else ""
         reason = f"killed by signal {-exit_code} ({signal.Signals(-exit_code).name}){hint}"
     return Outcome("failed", job.EXIT_FAILED, reason)
-
-
-def _retire_results(run_dir: Path) -> None:
-    """Remove what an unfinished attempt left; keep a finished one's under `previous/`."""
-    was_done = records.read_status(run_dir)["state"] == "done"
-    for path in (run_dir / name for name in RESULTS):
-        if was_done and path.exists():
-            (run_dir / "previous").mkdir(exist_ok=True)
-            path.replace(run_dir / "previous" / path.name)
-        else:
-            path.unlink(missing_ok=True)

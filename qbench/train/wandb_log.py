@@ -22,6 +22,7 @@ class WandbRun:
         run_dir: the cell's folder; offline files go to its wandb/.
         axes: config-group choices.
         config: the cell's whole config.
+        id: of the run to go on with; None: a new one.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class WandbRun:
         run_dir: Path,
         axes: Mapping[str, str],
         config: Mapping[str, Any],
+        id: str | None,
     ) -> None:
         self._run: Any = None
+        self.id: str | None = id
         if mode == "disabled":
             return
         import wandb
@@ -45,8 +48,11 @@ class WandbRun:
             group=str(config["sweep"]),
             name=run_dir.name,
             config={**axes, "settings": config},
+            id=id,
+            resume=None if id is None else "allow",
             settings=wandb.Settings(silent=True, console="off", x_disable_meta=False),
         )
+        self.id = self._run.id
         self._run.define_metric("env_step")
         self._run.define_metric("*", step_metric="env_step")
 

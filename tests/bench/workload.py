@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from qbench.train import build
 from qbench.train.average import Average
 from qbench.train.module import PopulationModule, Snapshots
+from qbench.train.stop import Stop
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
@@ -106,9 +107,8 @@ def qbench_runner(overrides: list[str]) -> Callable[[int], None]:
         phases=parts.phases,
         precision="float32",
         stops=stops,
-        snapshots=Snapshots(
-            parts.learner, Average(parts.learner, 1.0), None, lambda k: Path("unused")
-        ),
+        snapshots=Snapshots(parts.learner, Average(parts.learner, 1.0), None, lambda k: None),
+        stop=Stop(),
     )
 
     def advance(num_env_steps: int) -> None:

@@ -57,7 +57,7 @@ def test_a_lost_life_ends_the_episode_and_the_fifth_the_game():
 
 def test_a_game_goes_on_after_a_lost_life():
     lives = make().make_training(1)
-    env = lives._envs[0]
+    env = lives._envs[0]._env
     obs = lives.reset([0])
     emulator = env.unwrapped.ale
     while not (step := lives.step(np.array([2]))).ended[0]:
@@ -79,7 +79,7 @@ def test_a_game_that_ends_while_a_life_is_started_is_over_with_the_next_step():
         assert not step.is_over[0]
     assert not step.is_over[0]  # A life, not the game.
     assert env.step(np.array([0])).is_over[0]
-    assert env._envs[0].unwrapped.ale.getEpisodeFrameNumber() < frames  # The next game.
+    assert env._envs[0]._env.unwrapped.ale.getEpisodeFrameNumber() < frames  # The next game.
 
 
 def first_life_frames():
@@ -87,7 +87,7 @@ def first_life_frames():
     env = make().make_training(1)
     env.reset([0])
     while not env.step(np.array([0])).ended[0]:
-        frame = env._envs[0].unwrapped.ale.getEpisodeFrameNumber()
+        frame = env._envs[0]._env.unwrapped.ale.getEpisodeFrameNumber()
     return frame + 4
 
 

@@ -104,7 +104,7 @@ def test_closing_ends_workers_that_nobody_reads():
     envs = ProcessEnvs(MAKE_CARTPOLE, num_seeds=2, num_processes=2)
     envs.reset([0, 1])
     for connection in envs._connections:
-        connection.send(("step", np.array([0])))
+        connection.send(("step", (np.array([0]),)))
     envs.close()
     assert [process.exitcode for process in envs._processes] == [0, 0]
 

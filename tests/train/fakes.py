@@ -7,7 +7,7 @@ DONE, RAISES, KILLED, SLEEPS, REFUSES = 2000, 2001, 2002, 2003, 2004
 FAKE_TRAINING = """
 import os, signal, sys, time, types
 
-def train_cell(cfg, run_dir, axes, base_dir):
+def train_cell(cfg, run_dir, axes, base_dir, stop):
     from qbench import records
     from qbench.train.errors import ConfigError
     started = time.monotonic()

@@ -11,6 +11,7 @@ import pytest
 
 from qbench import records
 from qbench.train import cells, job, process
+from qbench.train.errors import ConfigError
 from tests.train.fakes import DONE, KILLED, RAISES, REFUSES, SLEEPS
 
 
@@ -108,8 +109,59 @@ def test_a_finished_cell_is_not_touched_and_kept_when_more_seeds_are_wanted(prep
     assert not process.prepare(cell)
     cell.cfg.num_seeds = 3
     assert process.prepare(cell)
-    before = json.loads((cell.run_dir / "previous" / "summary.json").read_text())
-    assert before["num_seeds"] == 2
+    assert json.loads((cell.run_dir / "summary.json").read_text())["num_seeds"] == 2
+    assert process.beginning(cell).startswith("add to")
+
+
+def test_other_settings_in_the_same_folder_are_refused_with_the_difference(prepared):
+    cell = prepared(DONE)
+    run(cell)
+    cell.cfg.num_seeds = 3
+    cell.cfg.algo.learner.gamma = 0.5
+    with pytest.raises(ConfigError, match=r"algo\.learner\.gamma is 0\.99 there and 0\.5 here"):
+        process.prepare(cell)
+
+
+def test_seeds_with_other_files_are_not_added(prepared):
+    cell = prepared(DONE)
+    run(cell)
+    cell.cfg.formats = []
+    process.check_settings(cell)  # Nothing is added, so nothing is refused.
+    cell.cfg.num_seeds = 3
+    with pytest.raises(ConfigError, match=r"formats is \['onnx', 'c'\] there and \[\] here"):
+        process.check_settings(cell)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.45 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 99 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_a_lack_of_memory_is_called_so(error):
+    assert job.failure(error).reason.startswith("out of memory, lower num_seeds, replay.capacity")
+
+
+def test_a_job_does_not_outlive_the_command_that_started_it(prepared):
+    cell = prepared(SLEEPS)
+    starter = (
+        "import subprocess, sys, os, time\n"
+        f"command = [sys.executable, '-m', 'qbench.train.job', {str(cell.run_dir)!r},"
+        " '--parent', str(os.getpid())]\n"
+        "subprocess.Popen(command, start_new_session=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", starter])
+    wait_for(cell.run_dir / "records.jsonl")
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while records.read_status(cell.run_dir)["state"] == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert records.read_status(cell.run_dir)["reason"] == "interrupted by SIGTERM"
 
 
 def test_the_config_is_resolved_and_complete_in_the_folder(prepared):

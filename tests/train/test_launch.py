@@ -9,7 +9,9 @@ import pytest
 
 from qbench import records
 from qbench.report import folders
-from qbench.train import cells
+from qbench.train import cells, pool
+from qbench.train.errors import ConfigError
+from qbench.train.launch import incompatibilities
 from qbench.train.pool import Job
 from tests.train.fakes import DONE, KILLED, RAISES, SLEEPS
 
@@ -134,7 +136,40 @@ def test_another_launcher_trains_the_same_cells(qbench_main):
     assert records.read_summary(only("CartPole*ptq8*"))["base"].endswith(only("*-none-*").name)
 
 
-def test_a_cell_of_another_process_is_left_alone(qbench_main, qbench_process, capfd):
+def test_what_has_failed_is_trained_again_only_when_asked_for(qbench_main, capfd):
+    arguments = ["-m", f"total_env_steps={RAISES}", "num_seeds=1", "sweep=s"]
+    assert qbench_main(*arguments) == 1
+    assert "start" in capfd.readouterr().out
+    assert qbench_main(*arguments) == 1
+    out = capfd.readouterr().out
+    assert "start" not in out
+    assert "ValueError: the weights are not finite (retry_failed=true tries it again)" in out
+    assert qbench_main(*arguments, "retry_failed=true") == 1
+    assert "start" in capfd.readouterr().out
+    reason = records.read_status(only("cartpole-*"))["reason"]
+    assert reason == "ValueError: the weights are not finite"
+
+
+def test_the_first_failure_ends_a_sweep_that_fails_fast(qbench_main, capfd):
+    budgets = f"total_env_steps={SLEEPS},{RAISES},{DONE}"
+    arguments = ["-m", budgets, "num_seeds=1", "sweep=s", "n_jobs=2", "fail_fast=true"]
+    assert qbench_main(*arguments) == 1
+    states = {p.name: records.read_status(p)["state"] for p in SWEEP.glob("cartpole-*")}
+    assert sorted(states.values()) in (["failed"], ["failed", "interrupted"])
+    assert "nothing more is started" in capfd.readouterr().out
+
+
+def test_two_cells_never_share_a_folder(composed):
+    one, two = (
+        cells.Cell(composed(f"algo.learner.gamma={gamma}"), Path("multirun/s/same"))
+        for gamma in (0.5, 0.6)
+    )
+    with pytest.raises(ConfigError, match="would share the folder"):
+        incompatibilities([one, two])
+
+
+def test_a_cell_of_another_process_is_left_alone(qbench_main, qbench_process, capfd, monkeypatch):
+    monkeypatch.setattr(pool, "BUSY_GRACE_S", 0.2)
     arguments = ["-m", f"total_env_steps={SLEEPS}", "sweep=s"]
     other = qbench_process(*arguments)
     try:
