@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml  # type: ignore[import-untyped, unused-ignore]
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from qbench import records
 from qbench.train import cells
@@ -111,6 +113,16 @@ def load_config(run_dir: Path) -> DictConfig:
         hydra = OmegaConf.load(run_dir / ".hydra" / "hydra.yaml")
     except OSError as error:
         raise ConfigError(f"{run_dir} is not a run folder: it has no {error.filename}.") from error
+    except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"{run_dir}/.hydra holds a damaged config: remove that folder."
+        ) from error
+    if (
+        not isinstance(task, DictConfig)
+        or not isinstance(hydra, DictConfig)
+        or "hydra" not in hydra
+    ):
+        raise ConfigError(f"{run_dir}/.hydra holds a damaged config: remove that folder.")
     return OmegaConf.create({**task, "hydra": hydra.hydra})
 
 
