@@ -83,12 +83,17 @@ def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], hidden: Iterable[str]
 ) -> list[tuple[str, Any, Any]]:
     """Dotted key, old value and new value of every setting that differs; None: it is not there."""
+    hidden = set(hidden)
     before, after = (
-        _flat(_canonical({k: v for k, v in config.items() if k not in set(hidden)}))
+        _flat(_canonical(records.without_neutral(_without(config, hidden))))
         for config in (old, new)
     )
     keys = sorted(before.keys() | after.keys())
     return [(k, before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)]
+
+
+def _without(config: Mapping[str, Any], hidden: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in hidden}
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
