@@ -66,7 +66,36 @@ PIXELS = ("env=cartpole_pixels", "network=cnn", "num_seeds=1", "env.screen_size=
 SLOW = pytest.mark.slow
 KINDS = [
     pytest.param(("total_episodes=8", "algo.loop.average_weight=0.5"), id="episodes"),
-    pytest.param(("num_seeds=4", "quant=qat8"), id="qat8"),
+    pytest.param(
+        (
+            "num_seeds=4",
+            "quant=qat8",
+            "quant.acting=integer",
+            "quant.acting_refresh_updates=3",
+            "replay.dtype=uint8",
+        ),
+        id="codes",
+    ),
+    pytest.param(
+        ("quant=lsq4", "algo.loop.average_weight=0.5"),
+        id="learned",
+        marks=SLOW,
+    ),
+    pytest.param(
+        ("quant=qat8", "quant.schedule.delay_env_steps=60", "quant.schedule.freeze_env_steps=130"),
+        id="phases",
+        marks=SLOW,
+    ),
+    pytest.param(
+        (
+            "quant=qat8",
+            "algo.loop.target_dtype=int8",
+            "algo.loop.tau=1",
+            "algo.learner.moments_dtype=uint8",
+        ),
+        id="bytes",
+        marks=SLOW,
+    ),
     pytest.param((*DDPG, "quant=qat8", "quant.scope=all"), id="ddpg", marks=SLOW),
     pytest.param(PIXELS, id="pixels", marks=SLOW),
 ]
