@@ -54,7 +54,8 @@ class PopulationAdam:
 
     def step(self, loss: Tensor) -> None:
         """One step for every living seed; `loss` is [S]."""
-        grads = torch.autograd.grad(loss.sum(), self._parameters)
+        # A learned scale has no part in the loss before its layer quantizes: its gradient is 0.
+        grads = torch.autograd.grad(loss.sum(), self._parameters, materialize_grads=True)
         torch.cat([*(g.flatten(1) for g in grads), self._padding], dim=1, out=self.grad)
         norm = torch.linalg.vector_norm(self.grad, dim=1)  # [S]
         self.alive &= norm.isfinite() & loss.detach().isfinite()

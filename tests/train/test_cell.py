@@ -225,6 +225,17 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
         run(tmp_path / "ptq2", "quant=ptq8", base_dir=base)
 
 
+def test_steps_are_learned_from_the_end_of_a_delay_on(tmp_path):
+    found = {}
+    for delay in (60, 110):
+        schedule = f"quant.schedule.delay_env_steps={delay}"
+        found[delay] = weights(run(tmp_path / f"{delay}", "quant=lsq4", schedule))
+    steps = [name for name in found[60] if "step" in name]
+    assert len(steps) == 5  # the observation's range is observed
+    assert all(found[60][name].isfinite().all() for name in steps)
+    assert not torch.equal(found[60][steps[0]], found[110][steps[0]])
+
+
 def test_missing_base_seeds_are_named(tmp_path):
     base = run(tmp_path / "none", "quant=none")
     with pytest.raises(ConfigError, match=r"has no seeds \[2\]"):
@@ -267,7 +278,7 @@ def test_the_ledger_equals_hand_counted_bytes(tmp_path):
     assert ledger["gradients"] == 4 * 192
     assert ledger["optimizer"] == 2 * 4 * 192
     assert ledger["replay"] == 200 * 4 * (4 + 4 + 3)
-    assert ledger["other"] == 0
+    assert ledger["other"] == 4 * 192  # averaged weights
     batch = 8
     obs, hidden = batch * 4, batch * 12 + batch * 8  # inputs and ReLU outputs, float32
     assert ledger["activations"] == 4 * (obs + hidden) + loss_bytes(batch)
@@ -298,11 +309,11 @@ def test_qat_keeps_codes_and_masks_beside_the_floats(tmp_path, saved, width):
     masks = batch * (inputs - 4)  # bool; the observation gets no gradient
     relu = 4 * batch * (12 + 8)
     assert ledger["activations"] == codes + masks + relu + loss_bytes(batch)
-    # Ranges, and twice, for the online network and the target, what is cached.
+    # Averaged weights, ranges, and twice, for the online network and the target, what is cached.
     weight_codes = sum(4 * (fan_in * fan_out + 2 * fan_out) for fan_in, fan_out in sizes)
     grids = 2 * 4 * (4 + 1 + 1)  # scale and zero, which is also the centre
     ranges = 2 * 4 * (4 + 1 + 1)
-    assert ledger["other"] == 2 * (ranges + weight_codes + grids)
+    assert ledger["other"] == 4 * 192 + 2 * (ranges + weight_codes + grids)
 
 
 INTEGERS = (
@@ -329,7 +340,8 @@ def test_integers_in_training_in_the_ledger_by_hand(integers):
     ranges, grids = 2 * 4 * (4 + 1 + 1), 4 * (4 + 1 + 1)
     online = ranges + 2 * grids + 4 * (weights + 2 * units)
     acting = 4 * weights + (8 + 4) * units + 8 * (3 * (12 + 8) + 2)
-    assert ledger["other"] == online + 4 * grids + acting
+    averaged = 4 * 192
+    assert ledger["other"] == averaged + online + 4 * grids + acting
 
 
 def test_integers_in_training_keep_seeds_apart_and_ignore_the_chunks_length(integers, tmp_path):

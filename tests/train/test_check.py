@@ -90,7 +90,7 @@ def test_what_can_be_trained_passes(composed, choices):
         ("algo.learner.moments_dtype=int8", "it must be float32 or uint8."),
         ("quant=qat8 quant.activations.grid=x", "it must be zero_point or affine."),
         ("quant=qat8 quant.weights.granularity=row", "it must be channel or tensor."),
-        ("replay.capacity=10", "replay.capacity=10 is smaller than algo.loop.batch_size=64"),
+        ("replay.capacity=10", "replay.capacity=10 is smaller than algo.loop.batch_size=128"),
         ("algo.loop.learning_starts=100001", "is beyond total_env_steps=100000"),
         ("network.hidden_sizes=[8,0]", "network.hidden_sizes=[8, 0] will not do"),
         ("trainer.precision=bf16", "it must be float32 or bfloat16."),

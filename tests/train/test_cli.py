@@ -190,3 +190,12 @@ def test_a_stopped_command_stops_its_jobs_and_prints_its_table(qbench_process, m
     assert ("report of 2 False" in out) == ("-m" in mode)
     states = [records.read_status(path)["state"] for path in Path("multirun/s").glob("cartpole-*")]
     assert [state for state in states if state] == ["interrupted"] * num_jobs
+
+
+def test_help_whose_reader_leaves_early_ends_quietly(workplace):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qbench", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 0)
+    process.stderr.close()

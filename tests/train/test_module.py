@@ -206,8 +206,9 @@ def test_the_loader_hands_out_the_sampler_once_per_chunk():
 def test_what_is_scored_is_the_average_and_what_trains_is_not():
     learner = Learner()
     weight = learner.network.weight.data
-    weight[:, 0] = torch.tensor([0.0, 4.0])
     average = Average(learner, 0.25)
+    weight[:, 0] = torch.tensor([0.0, 4.0])
+    average.update()  # the first is taken whole
     weight[:, 0] = torch.tensor([8.0, 4.0])
     average.update()
     average.update()  # 0 -> 2 -> 3.5
@@ -234,7 +235,9 @@ def test_without_averaging_nothing_is_kept():
 
 def test_the_average_moves_once_per_round_of_updates():
     module, learner = make_module(stops=[12], average_weight=0.5)
+    average = module.snapshots.average
+    learner.network.weight.data.fill_(0.0)
+    average.update()
     learner.network.weight.data.fill_(8.0)
-    module.snapshots.average.flat.zero_()
     module.training_step(Sampler(), 0)  # Rounds at 8 and at 12: 0, 4, 6.
-    assert module.snapshots.average.flat.flatten().tolist() == [6.0, 6.0]
+    assert average.flat.flatten().tolist() == [6.0, 6.0]
