@@ -66,4 +66,4 @@ def _draw(axes: Any, found: dict[str, Arm], ceiling: float | None) -> None:
         axes.axhline(ceiling, color=theme.INK, linewidth=0.6, linestyle=":")
     axes.set_xlabel("training episode")
     axes.set_ylabel("reported return")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="best")
