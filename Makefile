@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(if $(CI),--quiet --no-input --progress-bar off)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart paper reference-check test lint slow bench bench-peers device clean
+.PHONY: help setup quickstart paper reference-check test lint slow bench bench-check bench-baseline bench-peers device clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -43,8 +43,19 @@ lint: setup ## ruff, mypy and the import contracts
 slow: setup ## Tests that take minutes: learning, wheels
 	$(BIN)/python -m pytest -m slow
 
-bench: setup ## Time the hot paths (pytest-benchmark)
-	$(BIN)/python -m pytest -o addopts="--import-mode=importlib" tests/bench --benchmark-only
+BENCH_JSON ?= .benchmarks/bench.json
+
+bench: setup ## Time the hot paths into BENCH_JSON (.benchmarks/bench.json), print their ratios
+	@mkdir -p $(dir $(BENCH_JSON))
+	$(BIN)/python -m pytest -o addopts="--import-mode=importlib --strict-markers" tests/bench --benchmark-only \
+	  --benchmark-json=$(BENCH_JSON)
+	$(BIN)/python -m tests.bench.ratios $(BENCH_JSON)
+
+bench-check: setup ## Compare the speed of the hot paths with tests/bench/baseline.json
+	$(BIN)/python -m tests.bench.gate
+
+bench-baseline: setup ## Renew the entry of this processor in tests/bench/baseline.json
+	$(BIN)/python -m tests.bench.gate --write
 
 bench-peers: setup ## Measure speed against Stable-Baselines3 (installs it into .venv)
 	@$(BIN)/python -c 'import stable_baselines3' 2>/dev/null \

@@ -1,15 +1,14 @@
-"""`make bench`: what one env step and one update cost, eight seeds at once.
+"""`make bench`: everything that `benchmarks.py` names, by pytest-benchmark.
 
 Only `min` and ratios within one run mean anything on a shared machine.
 """
 
+import time
+
 import pytest
 import torch
 
-from tests.bench import workload
-
-NUM_SEEDS = 8
-SCHEMES = ["none", "qat8", "qat4"]
+from tests.bench.benchmarks import BENCHMARKS
 
 
 @pytest.fixture(autouse=True)
@@ -20,39 +19,9 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def warm_parts(quant: str):
-    """Parts whose replay is past `learning_starts` and whose network has learned a little."""
-    parts = workload.build_parts(workload.cartpole(NUM_SEEDS, 1, quant))
-    parts.collector.collect(workload.LEARNING_STARTS)
-    for batch in parts.sampler.sample(10):
-        parts.learner.update(batch)
-    return parts
-
-
-@pytest.mark.parametrize("quant", SCHEMES)
-def test_update(benchmark, quant):
-    benchmark.group = "one update of 8 seeds"
-    parts = warm_parts(quant)
-    (batch,) = parts.sampler.sample(1)
-    benchmark(parts.learner.update, batch)
-
-
-@pytest.mark.parametrize("quant", SCHEMES)
-def test_collect(benchmark, quant):
-    benchmark.group = "one env step of 8 seeds, acting included"
-    parts = warm_parts(quant)
-    benchmark(parts.collector.collect, 1)
-
-
-def test_sample(benchmark):
-    benchmark.group = "one minibatch of 8 seeds"
-    parts = warm_parts("none")
-    benchmark(parts.sampler.sample, 1)
-
-
-@pytest.mark.parametrize("quant", SCHEMES)
-def test_training_step(benchmark, quant):
-    benchmark.group = "100 env steps and updates of 8 seeds"
-    advance = workload.qbench_runner(workload.cartpole(NUM_SEEDS, 1, quant))
-    advance(workload.LEARNING_STARTS)
-    benchmark(advance, 100)
+@pytest.mark.benchmark(timer=time.process_time, max_time=0.5, min_rounds=5)
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_hot_path(benchmark, name):
+    benchmark.group = name.partition("/")[0]
+    benchmark.extra_info["name"] = name
+    benchmark(BENCHMARKS[name].make())

@@ -6,15 +6,15 @@ on qbench's side, because Stable-Baselines3 has none of them here: both do the s
 per update.
 """
 
+# qbench is imported in functions: the peer's peak memory must not hold its libraries.
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydra import compose, initialize_config_dir
-
-from qbench.train import build
-from qbench.train.average import Average
-from qbench.train.module import PopulationModule, Snapshots
-from qbench.train.stop import Stop
+if TYPE_CHECKING:
+    from qbench.train import build
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
@@ -29,6 +29,14 @@ CARTPOLE_BATCH_SIZE = 128
 CARTPOLE_LEARNING_RATE = 2.5e-4
 CARTPOLE_BUFFER_SIZE = 10_000
 CARTPOLE_TARGET_UPDATE_INTERVAL = 500
+
+PENDULUM_ID = "Pendulum-v1"
+PENDULUM_HIDDEN_SIZES = [256, 256]
+PENDULUM_BATCH_SIZE = 256
+PENDULUM_LEARNING_RATE = 3e-4
+PENDULUM_BUFFER_SIZE = 10_000
+PENDULUM_TAU = 0.005
+PENDULUM_NOISE = 0.1
 
 PONG_ID = "ALE/Pong-v5"
 PONG_BATCH_SIZE = 32
@@ -56,12 +64,43 @@ def cartpole(num_seeds: int, train_frequency: int, quant: str = "none") -> list[
     ]
 
 
-def pong(num_seeds: int, buffer_size: int, learning_starts: int = LEARNING_STARTS) -> list[str]:
+def pendulum(num_seeds: int, quant: str = "none") -> list[str]:
+    """Pendulum with DDPG, an update of actor and critic every step."""
+    return [
+        "env=pendulum",
+        "algo=ddpg",
+        "network=mlp",
+        f"quant={quant}",
+        f"num_seeds={num_seeds}",
+        f"network.hidden_sizes={PENDULUM_HIDDEN_SIZES}",
+        f"replay.capacity={PENDULUM_BUFFER_SIZE}",
+        f"algo.learner.learning_rate={PENDULUM_LEARNING_RATE}",
+        f"algo.learner.gamma={GAMMA}",
+        "algo.learner.policy_frequency=1",
+        "algo.learner.max_grad_norm=null",
+        "algo.loop.learning_rate_left=1.0",
+        f"algo.loop.batch_size={PENDULUM_BATCH_SIZE}",
+        "algo.loop.train_frequency=1",
+        "algo.loop.gradient_steps=1",
+        f"algo.loop.learning_starts={LEARNING_STARTS}",
+        "algo.loop.target_update_interval=1",
+        f"algo.loop.tau={PENDULUM_TAU}",
+        "algo.loop.average_weight=1.0",
+        f"algo.loop.exploration.noise={PENDULUM_NOISE}",
+    ]
+
+
+def pong(
+    num_seeds: int,
+    buffer_size: int,
+    learning_starts: int = LEARNING_STARTS,
+    quant: str = "none",
+) -> list[str]:
     """Pong with Nature's CNN, an update every fourth step."""
     return [
         "env=pong",
         "network=cnn_nature",
-        "quant=none",
+        f"quant={quant}",
         f"num_seeds={num_seeds}",
         f"replay.capacity={buffer_size}",
         f"algo.learner.learning_rate={PONG_LEARNING_RATE}",
@@ -91,6 +130,10 @@ def _dqn_of_sb3() -> list[str]:
 
 def build_parts(overrides: list[str]) -> build.Parts:
     """Env, network, learner, replay and collector of the work, as a run builds them."""
+    from hydra import compose, initialize_config_dir
+
+    from qbench.train import build
+
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         cfg = compose("config", overrides)
     return build.build(cfg)
@@ -98,6 +141,10 @@ def build_parts(overrides: list[str]) -> build.Parts:
 
 def qbench_runner(overrides: list[str]) -> Callable[[int], None]:
     """`advance(n)`: n env steps of every seed with their updates, by the module of a real run."""
+    from qbench.train.average import Average
+    from qbench.train.module import PopulationModule, Snapshots
+    from qbench.train.stop import Stop
+
     parts = build_parts(overrides)
     stops: list[int] = []
     module = PopulationModule(
