@@ -9,26 +9,24 @@ Both sides build their env without Gymnasium's checker and keep episode returns.
 """
 
 import argparse
-import multiprocessing
-import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from qbench.train import ledger
-from tests.bench import sb3, workload
+from tests.bench import cpu, peak, sb3, workload
 
 WARM_UP_ENV_STEPS = 1500
 NUM_SEEDS = 8
+NUM_ACTORS = 4
+SCALING_ENV_STEPS = 300
 PONG_BUFFER_SIZE = 10_000
-PEAK_TRANSITIONS = 100_000
-PEAK_UPDATES = 20
 
 Side = Callable[[int], float]
 """Timed env steps per seed -> seed-steps per CPU-second."""
@@ -43,13 +41,13 @@ class Comparison(NamedTuple):
     goal: str
 
 
-def peer(make: Callable[[], sb3.DQN]) -> Side:
-    """One seed of Stable-Baselines3's DQN."""
+def peer(make: Callable[[], sb3.DQN | sb3.DDPG]) -> Side:
+    """One seed of Stable-Baselines3."""
     return lambda env_steps: sb3.speed(make, WARM_UP_ENV_STEPS, env_steps)
 
 
 def qbench(num_seeds: int, overrides: list[str]) -> Side:
-    """A population of qbench's DQN."""
+    """A population of qbench's."""
 
     def run(env_steps: int) -> float:
         advance = workload.qbench_runner(overrides)
@@ -71,19 +69,19 @@ COMPARISONS = [
         f"CartPole, 1 update per env step, {NUM_SEEDS} seeds",
         {"qbench": cartpole(1), "SB3": peer(lambda: sb3.cartpole(1))},
         2000,
-        ">= 3.5",
+        ">= 5",
     ),
     Comparison(
         f"CartPole, 1 update per 10 env steps, {NUM_SEEDS} seeds",
         {"qbench": cartpole(10), "SB3": peer(lambda: sb3.cartpole(10))},
         10_000,
-        ">= 5",
+        ">= 9",
     ),
     Comparison(
         f"CartPole, float against qat8, {NUM_SEEDS} seeds",
         {"none": cartpole(1), "qat8": cartpole(1, "qat8")},
         2000,
-        "<= 1.9",
+        "<= 1.6",
     ),
     Comparison(
         "Pong, Nature's CNN, 1 update per 4 env steps, 1 seed",
@@ -92,19 +90,56 @@ COMPARISONS = [
             "SB3": peer(lambda: sb3.pong(PONG_BUFFER_SIZE)),
         },
         1000,
-        ">= 1.3",
+        ">= 1.5",
+    ),
+    Comparison(
+        f"Pendulum, DDPG, 1 update per env step, {NUM_ACTORS} seeds",
+        {
+            "qbench": qbench(NUM_ACTORS, workload.pendulum(NUM_ACTORS)),
+            "SB3": peer(sb3.pendulum),
+        },
+        300,
+        ">= 1.5",
+    ),
+    Comparison(
+        "Pong, Nature's CNN, float against qat8, 1 seed",
+        {
+            quant: qbench(1, workload.pong(1, PONG_BUFFER_SIZE, quant=quant))
+            for quant in ("none", "qat8")
+        },
+        1000,
+        "<= 1.5",
     ),
 ]
 
 
-def pin() -> str:
-    """One torch thread on one core, where the system can pin."""
-    torch.set_num_threads(1)
-    if not hasattr(os, "sched_setaffinity"):
-        return "not pinned"
-    core = max(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
-    return f"pinned to core {core}"
+def scaling() -> Iterator[tuple[str, Side]]:
+    """CartPole in float, an update every step, with one thing changed at a time."""
+    for num_seeds in (1, 2, 4, 8, 16):
+        yield f"{num_seeds} seeds", qbench(num_seeds, workload.cartpole(num_seeds, 1))
+    work = workload.cartpole(NUM_SEEDS, 1)
+    for batch_size in (32, 64, 256, 512):
+        yield (
+            f"batch {batch_size}",
+            qbench(NUM_SEEDS, [*work, f"algo.loop.batch_size={batch_size}"]),
+        )
+    for width in (32, 64, 256, 512):
+        sizes = f"network.hidden_sizes=[{width},{width}]"
+        yield f"width {width}, {width}", qbench(NUM_SEEDS, [*work, sizes])
+
+
+def scaling_table(num_rounds: int, env_steps: int) -> Table:
+    """CPU time per seed-step of everything in `scaling`."""
+    table = Table(title=f"CartPole, {NUM_SEEDS} seeds, batch 128, 120-84 if not said otherwise")
+    for column in ("work", "us per seed and env step", "spread"):
+        table.add_column(column, justify="left" if column == "work" else "right")
+    table.caption = f"one torch thread, {cpu.pin()}; median (min - max) of {num_rounds} rounds"
+    for name, side in scaling():
+        spent = [1e6 / side(env_steps) for _ in range(num_rounds)]
+        table.add_row(
+            name, f"{statistics.median(spent):.0f}", f"{min(spent):.0f} - {max(spent):.0f}"
+        )
+    return table
 
 
 def measure(comparison: Comparison, num_rounds: int) -> dict[str, list[float]]:
@@ -120,7 +155,7 @@ def speed_table(comparisons: list[Comparison], num_rounds: int) -> Table:
     """Measure every comparison."""
     table = Table(
         title=f"Seed-steps per CPU-second, median of {num_rounds} rounds",
-        caption=f"one torch thread, {pin()}; ratio: median (min - max) within rounds",
+        caption=f"one torch thread, {cpu.pin()}; ratio: median (min - max) within rounds",
     )
     for column in ("work", "first", "second", "ratio", "goal"):
         table.add_column(column, justify="left" if column == "work" else "right")
@@ -130,41 +165,34 @@ def speed_table(comparisons: list[Comparison], num_rounds: int) -> Table:
         ratios = [a / b for a, b in zip(first, second, strict=True)]
         table.add_row(
             comparison.title,
-            *(f"{name} {statistics.median(values):.0f}" for name, values in speeds.items()),
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})",
+            *(f"{name} {_spread(values, 0)}" for name, values in speeds.items()),
+            _spread(ratios, 2),
             comparison.goal,
         )
     return table
 
 
-def peak_of_qbench() -> int:
-    """Peak RSS of a Pong training with a full replay."""
-    torch.set_num_threads(1)
-    updates = PEAK_UPDATES * workload.PONG_TRAIN_FREQUENCY
-    starts = PEAK_TRANSITIONS - updates
-    workload.qbench_runner(workload.pong(1, PEAK_TRANSITIONS, starts))(PEAK_TRANSITIONS)
-    return ledger.peak_rss_bytes()
-
-
-def peak_of_sb3() -> int:
-    """The same of Stable-Baselines3."""
-    torch.set_num_threads(1)
-    updates = PEAK_UPDATES * workload.PONG_TRAIN_FREQUENCY
-    sb3.pong(PEAK_TRANSITIONS, PEAK_TRANSITIONS - updates).learn(
-        PEAK_TRANSITIONS, log_interval=None
-    )
-    return ledger.peak_rss_bytes()
+def _spread(values: list[float], digits: int) -> str:
+    """Median (min - max)."""
+    median, least, most = statistics.median(values), min(values), max(values)
+    return f"{median:.{digits}f} ({least:.{digits}f} - {most:.{digits}f})"
 
 
 def peak_table() -> Table:
-    """Peak memory of both sides, each in a process of its own."""
-    table = Table(title=f"Peak RSS on Pong with {PEAK_TRANSITIONS} transitions, MiB")
-    spawn = multiprocessing.get_context("spawn")
-    for name, peak_of in (("qbench", peak_of_qbench), ("SB3", peak_of_sb3)):
-        with spawn.Pool(1) as pool:
-            table.add_column(name, footer=f"{pool.apply(peak_of) / 2**20:.0f}")
-    table.show_footer = True
+    """Peak memory of both sides, each in a process that loads nothing of the other."""
+    table = Table("work", "qbench", "SB3", title="Peak RSS, MiB")
+    works = {
+        f"CartPole, {peak.CARTPOLE_SEEDS} seeds against 1": "cartpole",
+        f"Pong, 1 seed, {peak.PONG_TRANSITIONS} transitions": "pong",
+    }
+    for name, work in works.items():
+        table.add_row(name, *(_peak_mib(side, work) for side in peak.SIDES))
     return table
+
+
+def _peak_mib(side: str, work: str) -> str:
+    command = [sys.executable, "-m", "tests.bench.peak", side, work]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:
@@ -173,8 +201,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds per comparison (default 5)")
     parser.add_argument("--only", default="", help="comparisons whose title has this word")
     parser.add_argument("--peak", action="store_true", help="peak memory instead (minutes)")
+    parser.add_argument("--scaling", action="store_true", help="cost by seeds, batch and width")
     args = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 120)
+    if args.scaling:
+        console.print(scaling_table(args.rounds, SCALING_ENV_STEPS))
+        return
     if args.peak:
         console.print(peak_table())
         return

@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable
 
 import gymnasium
-from stable_baselines3 import DQN
+import numpy as np
+from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from tests.bench import workload
@@ -27,7 +29,7 @@ class Clock(BaseCallback):
         return True
 
 
-def speed(make: Callable[[], DQN], warm_up_env_steps: int, env_steps: int) -> float:
+def speed(make: Callable[[], DQN | DDPG], warm_up_env_steps: int, env_steps: int) -> float:
     """Env steps per CPU-second after a warm-up."""
     clock = Clock(warm_up_env_steps)
     make().learn(warm_up_env_steps + env_steps, callback=clock, log_interval=None)
@@ -45,6 +47,27 @@ def cartpole(train_frequency: int) -> DQN:
         train_freq=train_frequency,
         target_update_interval=workload.CARTPOLE_TARGET_UPDATE_INTERVAL,
         policy_kwargs={"net_arch": workload.HIDDEN_SIZES},
+    )
+
+
+def pendulum() -> DDPG:
+    """The same work as `workload.pendulum`; actions are scaled to [-1, 1] in its noise."""
+    return DDPG(
+        "MlpPolicy",
+        gymnasium.make(workload.PENDULUM_ID, disable_env_checker=True),
+        learning_rate=workload.PENDULUM_LEARNING_RATE,
+        buffer_size=workload.PENDULUM_BUFFER_SIZE,
+        batch_size=workload.PENDULUM_BATCH_SIZE,
+        learning_starts=workload.LEARNING_STARTS,
+        tau=workload.PENDULUM_TAU,
+        gamma=workload.GAMMA,
+        train_freq=1,
+        gradient_steps=1,
+        action_noise=NormalActionNoise(np.zeros(1), np.full(1, workload.PENDULUM_NOISE)),
+        policy_kwargs={"net_arch": workload.PENDULUM_HIDDEN_SIZES},
+        device="cpu",
+        seed=0,
+        verbose=0,
     )
 
 
