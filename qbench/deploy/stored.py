@@ -43,15 +43,20 @@ def require_done(run_dir: Path) -> None:
             f"{run_dir} is not a run folder: name one cell, multirun/<sweep>/<cell>."
         )
     state = records.read_status(run_dir)["state"]
-    if state != "done":
-        raise records.RunFolderError(f"{run_dir} is not finished: its state is {state}.")
+    if not (run_dir / "summary.json").exists():
+        raise records.RunFolderError(
+            f"{run_dir} is not finished: its state is {state}. Name a cell that is done."
+        )
 
 
 def _load(run_dir: Path, seed: int, spec: EnvSpec) -> Agent:
     folder = agent_folder(run_dir, seed)
     path = folder / "policy.npz"
     if not path.exists():
-        raise records.RunFolderError(f"{path} is gone: remove {run_dir} to train it again.")
+        raise records.RunFolderError(
+            f"{path} is not there: published cells hold no networks, others are trained again once"
+            f" {run_dir} is removed."
+        )
     policy = npz.load(path)
     try:
         check_policy(policy, spec)

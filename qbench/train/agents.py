@@ -64,6 +64,7 @@ def train_agents(attempt: Attempt, standing: Standing | None) -> Agents:
         Stopped: a signal came, and the training was saved.
     """
     if standing is not None and standing.folder is None:
+        resume.cut_records(attempt.run_dir, standing)
         return _trained_before(attempt, standing.state)
     parts, module, keeper = _begun(attempt, standing)
     memory = callbacks.MeasureMemory(parts)

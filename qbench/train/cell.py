@@ -171,5 +171,6 @@ def _quiet_lightning() -> None:
         ".*does not have many workers.*",
         ".*module.s. in eval mode.*",
         ".*LeafSpec.*deprecated.*",
+        ".*srun. command is available.*",
     ):
         warnings.filterwarnings("ignore", pattern)

@@ -64,10 +64,14 @@ def cell_name(cfg: DictConfig) -> str:
     return "-".join([*axes_of(cfg).values(), digest[:8]])
 
 
+NAMED = {"checkpoint_interval_env_steps": 50_000}
+"""Keys that change no number but were part of names once, with the value that names keep."""
+
+
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """Everything that makes a cell what it is, in JSON's types."""
     settings: dict[str, Any] = _canonical(records.without_neutral(plain(cfg, records.NOT_IDENTITY)))
-    return settings
+    return settings | NAMED
 
 
 def stored_config(run_dir: Path) -> dict[str, Any] | None:
@@ -198,11 +202,14 @@ def writable(node: DictConfig) -> Any:
 def is_done(cell: Cell) -> bool:
     """Whether the folder holds a finished cell with all the seeds asked for.
 
+    A summary is the last that a training writes: whatever became of seeds that were added later,
+    those in it are finished.
+
     Raises:
         records.RunFolderError: there is something in it that this qbench cannot read.
     """
-    state = records.read_status(cell.run_dir)["state"]
-    if state != "done" or not (cell.run_dir / "summary.json").exists():
+    records.read_status(cell.run_dir)
+    if not (cell.run_dir / "summary.json").exists():
         return False
     trained = {seed["seed"] for seed in records.read_summary(cell.run_dir)["seeds"]}
     return trained.issuperset(cell.seeds)

@@ -28,7 +28,7 @@ OWN = ("versions", "machine", "git_commit", "peak_rss_bytes", "env_steps_per_s",
 
 def missing_seeds(run_dir: Path, asked: Sequence[int]) -> list[int]:
     """The first of the seeds asked for that a cell has not, and those that follow it closely."""
-    trained = {entry["seed"] for entry in records.read_summary(run_dir)["seeds"]}
+    trained = _seeds(records.read_summary(run_dir))
     missing = [seed for seed in asked if seed not in trained]
     return [seed for k, seed in enumerate(missing) if seed == missing[0] + k]
 
@@ -40,15 +40,22 @@ def merge(run_dir: Path, more: Path, spec: EnvSpec) -> None:
         ConfigError: the cell's checkpoint is gone, so that its agents cannot be joined.
     """
     own, added = records.read_summary(run_dir), records.read_summary(more)
+    if _seeds(added) <= _seeds(own):  # All but the last step of an earlier merge was done.
+        shutil.rmtree(more)
+        return
     _merge_checkpoints(run_dir, more, own)
     for name in ("calibration", "deploy"):
         if (more / name).exists():
             shutil.copytree(more / name, run_dir / name, dirs_exist_ok=True)
-    _merge_records(run_dir, more, {entry["seed"] for entry in added["seeds"]})
+    _merge_records(run_dir, more, _seeds(added))
     summary = merged_summary(own, added)
     _write_cards(run_dir, summary, spec)
     records.write_summary(run_dir, summary)
     shutil.rmtree(more)
+
+
+def _seeds(summary: Summary) -> set[int]:
+    return {entry["seed"] for entry in summary["seeds"]}
 
 
 def _merge_checkpoints(run_dir: Path, more: Path, own: Summary) -> None:
@@ -57,7 +64,10 @@ def _merge_checkpoints(run_dir: Path, more: Path, own: Summary) -> None:
         first = checkpoint.read(points.last(run_dir)) if points.last(run_dir).exists() else None
         second = checkpoint.read(points.last(more)) if points.last(more).exists() else None
     except checkpoint.Damaged as fault:
-        raise ConfigError(f"A checkpoint in {run_dir} {fault}: seeds cannot be added.") from fault
+        raise ConfigError(
+            f"A checkpoint in {run_dir} {fault}, so seeds cannot be added: remove the folder to"
+            " train all of them anew."
+        ) from fault
     if first is None and second is None:
         return  # A post-training scheme trains nothing.
     if first is None or second is None:

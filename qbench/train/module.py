@@ -141,7 +141,9 @@ class PopulationModule(LightningModule):
         self._counts = Counter(state["counts"])
         self.snapshots.load_state(state["snapshots"])
         self.train_s, self.owes_evaluation = state["train_s"], state["owes_evaluation"]
-        self.stops = [stop for stop in self.stops if stop > self.collector.env_step]
+        # One that is over is gone through again: without a chunk there would be no end either.
+        now = self.collector.env_step
+        self.stops = [stop for stop in self.stops if stop > now] or self.stops[-1:]
 
     def take_metrics(self) -> dict[str, list[float]]:
         """Means per seed over the updates since the last call: name -> [S]; empty without any."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = "checkpoints"
+_PARTIAL = ".resume.tmp"
 _NAME = re.compile(r"resume-(\d{1,9})-(\d{1,15})")
 
 
@@ -47,7 +48,7 @@ def last(run_dir: Path) -> Path:
 def new(run_dir: Path, env_step: int) -> Iterator[Path]:
     """A folder to fill, which becomes the newest point when the block ends well."""
     older = find(run_dir)
-    partial = run_dir / FOLDER / ".resume.tmp"
+    partial = run_dir / FOLDER / _PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -65,6 +66,7 @@ def new(run_dir: Path, env_step: int) -> Iterator[Path]:
 def clear(run_dir: Path) -> None:
     """Remove all points: the training has ended, or begins anew."""
     _remove(find(run_dir))
+    shutil.rmtree(run_dir / FOLDER / _PARTIAL, ignore_errors=True)
 
 
 def _remove(points: list[Point]) -> None:

@@ -78,7 +78,7 @@ def check_settings(cell: Cell) -> None:
     stored = cells.stored_config(cell.run_dir)
     if stored is None or not _can_be_continued(cell.run_dir):
         return
-    hidden = set(records.NOT_IDENTITY)
+    hidden = {*records.NOT_IDENTITY, *cells.NAMED}
     if (cell.run_dir / "summary.json").exists() and not cells.is_done(cell):
         hidden -= {"formats"}  # Agents that are added would have other files than those there.
     differing = cells.differences(stored, cells.plain(cell.cfg, ("hydra",)), hidden)

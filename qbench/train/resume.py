@@ -61,6 +61,8 @@ def _check_origin(state: State, run_dir: Path, cfg: DictConfig) -> None:
         raise Damaged("is of another version of qbench")
     if state["settings"] != _digest(cfg):
         raise Damaged("is of other settings")
+    if "records_bytes" not in state:
+        raise Damaged("holds the seeds of several trainings, whose summary is gone")
     path = run_dir / "records.jsonl"
     length = state["records_bytes"]
     if length and (not path.exists() or _sum_of(path, length) != state["records_sum"]):

@@ -21,6 +21,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._num_interrupts = 0
         self._is_deferred = False
 
     def listen(self) -> None:
@@ -53,9 +54,10 @@ class Stop:
         self.check()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._num_interrupts += number == signal.SIGINT
+        if self._num_interrupts == 2:
+            os._exit(128 + number)
         if self.received is not None:
-            if number == signal.SIGINT:
-                os._exit(128 + number)
             return
         self.received = number
         if not self._is_deferred:

@@ -21,8 +21,8 @@ from tests.bench.benchmarks import BENCHMARKS, Benchmark, Work
 
 BASELINE = Path(__file__).with_name("baseline.json")
 TOLERANCE = 0.1
-"""Share by which a ratio may exceed its baseline. Not settled: on a machine with a load of 7, one run
-of an unchanged program had 5 of 36 benchmarks beyond it, all beside the `python` reference."""
+"""Share by which a ratio may exceed its baseline. Not settled: under a load of 7 one run of an
+unchanged program had 5 of 36 benchmarks beyond it, all beside the `python` reference."""
 
 SLICE_S = 0.006
 ROUNDS = 12

@@ -9,7 +9,7 @@ import torch
 
 from qbench import records
 from qbench.env import retrace
-from qbench.train import agents, cell, checkpoint, points
+from qbench.train import agents, callbacks, cell, checkpoint, merge, points
 from qbench.train.stop import Stop, Stopped
 from tests.train.test_cell import compose_config, rows, run, weights
 
@@ -141,6 +141,47 @@ def test_rows_after_the_checkpoint_come_again_and_once(whole, tmp_path):
     assert rows(broken) == rows(whole)
 
 
+def test_a_stop_in_the_last_evaluation_leaves_it_and_the_end_to_do(whole, tmp_path, monkeypatch):
+    broken, played = tmp_path / "broken", []
+
+    def play(*args, **kwargs):
+        played.append(args)
+        if len(played) == 2:  # at env steps 100 and 200
+            raise Stopped
+        return real(*args, **kwargs)
+
+    real = callbacks.play
+    monkeypatch.setattr(callbacks, "play", play)
+    assert attempt(broken, Stop())
+    (point,) = points.find(broken)
+    assert point.env_step == 200
+    assert not attempt(broken, Stop())
+    assert rows(broken) == rows(whole)
+    ours, theirs = weights(broken), weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    memory = [records.read_summary(path)["memory_bytes"] for path in (broken, whole)]
+    assert memory[0] == memory[1]
+
+
+def test_agents_are_scored_again_without_their_rows_coming_twice(whole, tmp_path):
+    broken = tmp_path / "broken"
+    assert not attempt(broken, Stop())
+    (broken / "summary.json").unlink()
+    assert not attempt(broken, Stop())
+    assert rows(broken) == rows(whole)
+
+
+def test_joined_seeds_without_their_summary_are_trained_anew(tmp_path, capsys):
+    later = tmp_path / "later"
+    for num_seeds in (1, 2):
+        assert not attempt(later, Stop(), f"num_seeds={num_seeds}")
+    before = rows(later)
+    (later / "summary.json").unlink()
+    assert not attempt(later, Stop(), "num_seeds=2")
+    assert "holds the seeds of several trainings" in capsys.readouterr().out
+    assert sorted(map(str, rows(later))) == sorted(map(str, before))
+
+
 @pytest.mark.parametrize("name", ["state.pt", "replay.npz"])
 def test_a_damaged_checkpoint_is_named_and_the_training_begins_anew(whole, tmp_path, capsys, name):
     broken = tmp_path / "broken"
@@ -210,6 +251,19 @@ def test_more_seeds_later_are_those_of_one_training(tmp_path):
     )
     card = (later / "deploy" / "seed_0" / "model_card.md").read_text()
     assert "over the 3 seeds of its cell" in card
+
+
+def test_a_merge_that_was_cut_off_at_its_very_end_is_ended(tmp_path):
+    cut_off = tmp_path / "cut_off"
+    run(cut_off, "num_seeds=1")
+    assert attempt(cut_off, StopAt(15), "num_seeds=2")
+    assert not attempt(cut_off, Stop(), "num_seeds=2")
+    summary = records.read_summary(cut_off)
+    run(tmp_path / "more", "seed=1", "num_seeds=1")
+    (tmp_path / "more").rename(cut_off / "more")
+    merge.merge(cut_off, cut_off / "more", None)
+    assert not (cut_off / "more").exists()
+    assert records.read_summary(cut_off) == summary
 
 
 def test_a_merged_cell_is_quantized_with_all_its_seeds(tmp_path):
