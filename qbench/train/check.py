@@ -211,9 +211,13 @@ def _check_added_and_removed(cfg: DictConfig) -> None:
 
 
 def _check_nothing_is_missing(cfg: DictConfig) -> None:
-    for key in sorted(OmegaConf.missing_keys(cfg)):
-        if not key.startswith("hydra."):
+    # Not of the whole: Hydra's own node is the larger part, and may lack what it likes.
+    for key in sorted(str(key) for key in cfg if key != "hydra"):
+        if OmegaConf.is_missing(cfg, key):
             raise ConfigError(f"{key} has no value: add {key}=... to the command.")
+        missing = OmegaConf.missing_keys(cfg[key]) if OmegaConf.is_config(cfg[key]) else set()
+        for name in sorted(f"{key}.{rest}" for rest in missing):
+            raise ConfigError(f"{name} has no value: add {name}=... to the command.")
 
 
 def _check_value(cfg: DictConfig, key: str, rule: Number | OneOf) -> None:

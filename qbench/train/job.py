@@ -6,6 +6,7 @@ run folder; all that it has to say is there too, and in its exit code.
 
 import argparse
 import ctypes
+import errno
 import fcntl
 import os
 import signal
@@ -33,6 +34,17 @@ PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory")
 """How torch says it, with a RuntimeError on a CPU."""
+
+DISK_FAULTS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file has reached the size that is allowed",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "a file may not be written",
+    errno.EPERM: "a file may not be written",
+    errno.EIO: "the disk does not work",
+}
+"""What is wrong with the machine and not with the program."""
 
 # Read by OpenMP, OpenBLAS and MKL when they are loaded, so set before torch is imported.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -175,11 +187,30 @@ def failure(error: BaseException) -> End:
         return End("failed", EXIT_REFUSED, str(error))
     if isinstance(error, records.RunFolderError):
         return End("failed", EXIT_REFUSED, str(error))
+    if fault := disk_fault(error):
+        return End("failed", EXIT_FAILED, fault)
     text = " ".join(str(error).split())
     reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, MemoryError) or any(mark in text for mark in OUT_OF_MEMORY):
         reason = f"out of memory, lower num_seeds, replay.capacity or n_jobs: {reason}"
     return End("failed", EXIT_FAILED, reason, "".join(traceback.format_exception(error)))
+
+
+def disk_fault(error: BaseException | None) -> str | None:
+    """A sentence on the disk if that is what an exception, or one that it came from, is about.
+
+    `torch.save` says of a full disk that a position was unexpected, with the truth behind it.
+    """
+    seen = 0
+    while error is not None and seen < 8:  # Chains are short; one that bites its tail must end.
+        if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+            place = f" ({error.filename})" if error.filename else ""
+            return (
+                f"{DISK_FAULTS[error.errno]}{place}: mend that, then the same command with"
+                " retry_failed=true goes on."
+            )
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return None
 
 
 def _record(run_dir: Path, end: End) -> None:

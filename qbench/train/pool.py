@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -109,13 +110,17 @@ class Pool:
             time.sleep(POLL_S)
 
     def _start_ready(self) -> None:
-        for candidate in list(self._pending):
+        """Start what has its base, as far as there are slots; nothing is looked at without one."""
+        waiting: list[Job] = []
+        pending = deque(self._pending)
+        while pending and len(self._running) < self.num_slots and not self._gave_up:
+            candidate = pending.popleft()
             base = self._outcomes.get(candidate.base.run_dir) if candidate.base else None
-            if candidate.base is not None and base is None:
-                continue  # Waits for its base, and takes no slot meanwhile.
-            has_slot = len(self._running) < self.num_slots and not self._gave_up
-            if has_slot and self._start(candidate, base):
-                self._pending.remove(candidate)
+            # What waits for its base takes no slot meanwhile.
+            has_base = candidate.base is None or base is not None
+            if not has_base or not self._start(candidate, base):
+                waiting.append(candidate)
+        self._pending = [*waiting, *pending]
 
     def _start(self, candidate: Job, base: Outcome | None) -> bool:
         """Settle or start a job whose turn has come; False if it must come again."""
@@ -140,7 +145,7 @@ class Pool:
         except job.Busy:
             return self._meet_busy(cell)
         except OSError as error:
-            return self._refuse(cell, f"{cell.run_dir} cannot be written: {error.strerror}.")
+            return self._refuse(cell, process.cannot_be_written(cell, error))
         except (ConfigError, records.RunFolderError) as error:
             return self._refuse(cell, str(error))
         print(line, flush=True)

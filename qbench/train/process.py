@@ -14,7 +14,8 @@ from qbench.train import cells, job, points
 from qbench.train.cells import Cell
 from qbench.train.errors import ConfigError
 
-RESULTS = ("records.jsonl", "summary.json", "status.json", "log.txt")
+RESULTS = ("records.jsonl", "summary.json", "log.txt")
+"""What an attempt leaves; status.json is replaced, so that a report never finds it gone."""
 MORE = "more"
 """Folder in a cell's own in which seeds are trained that are asked for later."""
 
@@ -91,9 +92,17 @@ def check_settings(cell: Cell) -> None:
 
 def skip(cell: Cell, reason: str) -> Outcome:
     """Leave a folder that says why this combination was not trained."""
-    cell.run_dir.mkdir(parents=True, exist_ok=True)
-    write_config(cell)
+    try:
+        cell.run_dir.mkdir(parents=True, exist_ok=True)
+        write_config(cell)
+    except OSError as error:
+        return Outcome("failed", job.EXIT_FAILED, cannot_be_written(cell, error))
     return settle(cell, Outcome("skipped", job.EXIT_REFUSED, reason))
+
+
+def cannot_be_written(cell: Cell, error: OSError) -> str:
+    """The sentence on a folder that takes nothing."""
+    return f"{cell.run_dir} cannot be written: {error.strerror or error}."
 
 
 def settle(cell: Cell, outcome: Outcome) -> Outcome:

@@ -29,7 +29,9 @@ class GridSweeper(BasicSweeper):
         if isinstance(self.launcher, LocalLauncher):
             composer = self.launcher.composer
         grid = composer.grid(self._combinations(arguments, loader))
-        incompatibilities(grid)
+        reasons = incompatibilities(grid)
+        if isinstance(self.launcher, LocalLauncher):
+            self.launcher.reasons = reasons
         try:
             super().sweep(arguments)
         except Interrupted as stop:
