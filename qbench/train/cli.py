@@ -26,6 +26,7 @@ def main() -> None:
     command = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     try:
         command(train)()
+        sys.exit(0)  # A sweeper that is not ours has come to its end.
     except KeyboardInterrupt as stop:
         sys.exit(getattr(stop, "exit_code", 130))
     except BrokenPipeError:  # `| head` has seen enough; what Python flushes at exit goes nowhere.
@@ -40,7 +41,7 @@ def main() -> None:
         sys.exit(EXIT_REFUSED)
 
 
-def train(cfg: DictConfig) -> str:
+def train(cfg: DictConfig) -> float | None:
     """Hydra's task function: a single run, or one job of a launcher that is not ours."""
     hydra_cfg = HydraConfig.get()
     with open_dict(cfg):

@@ -30,6 +30,8 @@ def explain(error: BaseException | None, arguments: Sequence[str], conf_dir: Pat
             return f"{error.filename or 'The run folder'} cannot be used: {error.strerror}."
         case ValueError() if "Config group override" in str(error):
             return _nameless_choice(arguments, conf_dir)
+        case ValueError() if str(error) == "No trials are completed yet.":  # optuna
+            return "No cell of the search was done: the lines above say why of each."
     return None
 
 

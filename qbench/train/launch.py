@@ -18,6 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from qbench import records
 from qbench.train import cells, job, process
 from qbench.train.cells import Cell
 from qbench.train.check import check_cell
@@ -180,12 +181,24 @@ def train_alone(cell: Cell) -> int:
     return outcome.exit_code
 
 
-def train_in_worker(cell: Cell) -> str:
-    """One cell of a sweep under a launcher that is not ours; returns its state, never raises."""
+def train_in_worker(cell: Cell) -> float | None:
+    """One cell of a sweep under a launcher that is not ours; returns its objective, never raises.
+
+    A launcher may give up its whole sweep for an exception; what went wrong is in status.json.
+    """
     try:
-        return _train_or_skip(cell).state
+        return objective(cell, _train_or_skip(cell))
     except Exception as error:
-        return process.settle(cell, Outcome(*job.failure(error)[:3])).state
+        process.settle(cell, Outcome(*job.failure(error)[:3]))
+        return None
+
+
+def objective(cell: Cell, outcome: Outcome) -> float | None:
+    """What a search over settings maximizes: the return's IQM over seeds; None if not done."""
+    if outcome.state != "done":
+        return None
+    iqm = records.read_summary(cell.run_dir)["return_iqm"]
+    return None if iqm is None else float(iqm)
 
 
 def _train_or_skip(cell: Cell) -> Outcome:
@@ -211,5 +224,5 @@ def _job_return(cell: Cell, outcome: Outcome) -> JobReturn:
         task_name=cell.name,
         status=JobStatus.COMPLETED,
     )
-    result.return_value = outcome.state
+    result.return_value = objective(cell, outcome)
     return result

@@ -1,10 +1,13 @@
-"""Makes the launcher and the sweeper known to Hydra."""
+"""Makes the launcher and the sweeper known to Hydra, and published ones fit for use here."""
 
 import sys
 from types import ModuleType
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
 
+from qbench.train.conf import conf_dir
 from qbench.train.launch import LocalLauncher
 
 
@@ -30,3 +33,18 @@ def register() -> None:
         plugin.__module__ = module.__name__
         setattr(module, plugin.__name__, plugin)
         plugins.register(plugin)
+    _set_published()
+
+
+def _set_published() -> None:
+    """Replace what published plugins, where installed, have as their own values.
+
+    A file of the same name in conf/ would not do: Hydra takes theirs for its schema, and
+    refuses those that have a defaults list.
+    """
+    stored = ConfigStore.instance().repo.get("hydra", {})
+    for group, choices in OmegaConf.load(conf_dir() / "hydra" / "published.yaml").items():
+        for choice, values in choices.items():
+            entry = stored.get(group, {}).get(f"{choice}.yaml")
+            if entry is not None:
+                entry.node.merge_with(values)

@@ -1,5 +1,6 @@
 """A sweep from its check to its table, whatever the launcher in between."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import open_dict
 
 from qbench import records
 from qbench.train import cells, job
@@ -32,12 +34,26 @@ class GridSweeper(BasicSweeper):
         reasons = incompatibilities(grid)
         if isinstance(self.launcher, LocalLauncher):
             self.launcher.reasons = reasons
+        else:
+            self._make_folder_absolute()
         try:
             super().sweep(arguments)
         except Interrupted as stop:
             end_sweep(grid, with_page=False)  # who stops a command waits for nothing
             raise SystemExit(stop.exit_code) from None
         sys.exit(end_sweep(grid))
+
+    def _make_folder_absolute(self) -> None:
+        """Name the sweep's folder so that a worker finds it that was started elsewhere, as Ray's.
+
+        By an override, because launchers compose each job's config from these.
+        """
+        assert self.config
+        folder = os.path.abspath(self.config.hydra.sweep.dir).replace("\\", "\\\\")
+        quoted = folder.replace("'", "\\'")
+        with open_dict(self.config):
+            self.config.hydra.sweep.dir = os.path.abspath(self.config.hydra.sweep.dir)
+            self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Nothing: `sweep` has composed and checked all of them."""

@@ -38,7 +38,7 @@ def train_cell(cfg, run_dir, axes, base_dir, stop):
     records.write_json(run_dir / "summary.json", {
         **dict.fromkeys(records.SUMMARY_KEYS, None), **axes,
         "schema_version": records.SCHEMA_VERSION, "num_seeds": len(seeds), "seeds": seeds,
-        "memory_bytes": memory, "artifact_bytes": {},
+        "return_iqm": cfg.algo.learner.gamma, "memory_bytes": memory, "artifact_bytes": {},
         "span": [started, time.monotonic()], "base": str(base_dir) if base_dir else None})
     with open("ended.txt", "a") as file:
         file.write(f"{run_dir.name}\\n")

@@ -14,7 +14,8 @@ import torch
 
 from qbench import records
 from qbench.report.folders import BROKEN, load_cell
-from qbench.train import cells, job, process
+from qbench.train import cells, job, process, wandb_log
+from tests.report.wandb_server import Server
 from tests.train.fakes import DONE, EXHAUSTS, KILLED, OTHERS, RAISES
 from tests.train.test_cell import compose_config, rows, run, train_cell, weights
 from tests.train.test_cells import summary
@@ -165,3 +166,75 @@ def test_a_report_reads_a_cell_that_is_being_written(tmp_path):
         seen = len(found)
     writer.join()
     assert len(records.read_records(run_dir)) == num_rounds
+
+
+class Failing:
+    """A run of wandb whose service is gone."""
+
+    id = "abc"
+
+    def __getattr__(self, name):
+        raise BrokenPipeError("the service of key k-1234567890 is gone")
+
+    def define_metric(self, *args, **kwargs):
+        pass
+
+
+def a_row(env_step):
+    return {"kind": "train", "seed": 0, "env_step": env_step, "wall_s": 0.5, "loss": 0.25}
+
+
+def begun(run_dir, mode):
+    config = {"sweep": "s"}
+    return wandb_log.WandbRun(
+        mode=mode, project="p", run_dir=run_dir, axes={}, config=config, id=None
+    )
+
+
+def test_a_wandb_that_fails_in_between_is_left_out_with_one_sentence(tmp_path, monkeypatch, capsys):
+    import wandb
+
+    monkeypatch.setenv("WANDB_API_KEY", "k-1234567890")
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: Failing())
+    with begun(tmp_path, "online") as logged:
+        logged.log([a_row(1), a_row(2)])
+        logged.log([a_row(3)])
+        logged.summarize({"return_iqm": 1.0})
+    said = "Weights & Biases is left out from here: the service of key ... is gone.\n"
+    assert capsys.readouterr().out == said
+
+
+@pytest.fixture
+def wandb_keys(monkeypatch):
+    """A key and an address of this machine, and times that suit a test."""
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setattr(wandb_log, "INIT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(wandb_log, "FINISH_TIMEOUT_S", 2.0)
+    return lambda address: monkeypatch.setenv("WANDB_BASE_URL", address)
+
+
+def test_a_run_whose_wandb_server_is_away_is_kept_for_later(tmp_path, wandb_keys, capfd):
+    server = Server()  # takes a port, and answers nobody
+    wandb_keys(server.address)
+    server.server_close()
+    with begun(tmp_path, "online") as logged:
+        logged.log([a_row(1)])
+    out = capfd.readouterr().out
+    assert out.startswith("Weights & Biases does not take this run: ")
+    assert f"It is kept in {tmp_path}/wandb, for `wandb sync`." in out
+    assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_a_wandb_server_that_goes_away_does_not_hold_up_a_training(tmp_path, wandb_keys):
+    server = Server()
+    wandb_keys(server.address)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    with begun(tmp_path, "online") as logged:
+        logged.log([a_row(1)])
+        server.shutdown()
+        server.server_close()
+        logged.log([a_row(2)])
+    thread.join(timeout=60)
+    # Had it waited for the server, it would not be here; what was logged can be sent later.
+    assert list((tmp_path / "wandb").glob("run-*/run-*.wandb"))

@@ -183,19 +183,3 @@ def test_a_cell_of_another_process_is_left_alone(qbench_main, qbench_process, ca
         other.terminate()
         other.communicate(timeout=60)
     assert list(states().values()) == ["interrupted"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("launcher", "module"),
-    [("joblib", "joblib"), ("submitit_local", "submitit")],
-)
-def test_published_launchers_train_the_same_cells(qbench_process, launcher, module):
-    pytest.importorskip(module, reason="its extra is not installed")
-    arguments = ["-m", "quant=none,ptq8", *TINY, f"hydra/launcher={launcher}"]
-    child = qbench_process(*arguments)
-    out, err = child.communicate(timeout=300)
-    assert child.returncode == 0, out + err
-    trained = {name: state for name, state in states().items() if name != ".submitit"}
-    assert trained == {"cartpole-mlp-none-dqn": "done", "cartpole-mlp-ptq8-dqn": "done"}
-    assert records.read_summary(only("*-ptq8-*"))["base"].endswith(only("*-none-*").name)
