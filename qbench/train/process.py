@@ -16,6 +16,8 @@ from qbench.train.errors import ConfigError
 
 RESULTS = ("records.jsonl", "summary.json", "log.txt")
 """What an attempt leaves; status.json is replaced, so that a report never finds it gone."""
+APPENDED = (".lock", "records.jsonl", "log.txt")
+"""What is opened as it is; other files are replaced, and a link with them."""
 MORE = "more"
 """Folder in a cell's own in which seeds are trained that are asked for later."""
 
@@ -40,6 +42,7 @@ def prepare(cell: Cell) -> bool:
         OSError: the folder cannot be written.
     """
     cell.run_dir.mkdir(parents=True, exist_ok=True)
+    _check_no_links(cell.run_dir)
     with job.cell_lock(cell.run_dir):
         if cells.is_done(cell):
             return False
@@ -51,6 +54,13 @@ def prepare(cell: Cell) -> bool:
         # Before the job starts: a job that dies at once must not inherit an old state.
         records.write_status(cell.run_dir, "running")
     return True
+
+
+def _check_no_links(run_dir: Path) -> None:
+    """A folder that came from elsewhere must not make anybody write outside of it."""
+    for name in APPENDED:
+        if (run_dir / name).is_symlink():
+            raise ConfigError(f"{run_dir / name} is a link to somewhere else: remove it.")
 
 
 def _can_be_continued(run_dir: Path) -> bool:
