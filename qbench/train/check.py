@@ -173,7 +173,6 @@ def check_cell(cfg: DictConfig) -> None:
         _check_value(cfg, key, rule)
     if is_ours(cfg, "algo.learner"):
         _check_leaves(cfg, "algo", ALGO_RULES)
-        _check_budget(cfg)
     if is_ours(cfg, "quant"):
         _check_leaves(cfg, "quant", QUANT_RULES)
         quantization.check_quant(cfg)
@@ -184,6 +183,8 @@ def check_cell(cfg: DictConfig) -> None:
     _check_network(cfg)
     _check_precision(cfg)
     spaces.check_spaces(cfg)
+    if is_ours(cfg, "algo.learner"):
+        _check_budget(cfg)
 
 
 def _check_top_level(cfg: DictConfig) -> None:
@@ -240,6 +241,11 @@ def _check_sweep_name(cfg: DictConfig) -> None:
         raise ConfigError(
             f"sweep={_spelled(name)} will not do: it must be the name of one folder,"
             " which is made under multirun/."
+        )
+    if name == "reference" or name.startswith("."):
+        raise ConfigError(
+            f"sweep={name} will not do: published results are in multirun/reference, and names with"
+            " a leading dot are passed over. Take another name."
         )
 
 

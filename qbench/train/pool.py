@@ -127,7 +127,7 @@ class Pool:
         cell = candidate.cell
         try:
             if cells.is_done(cell):
-                self._end(cell, Outcome("done", 0, "was there already"))
+                self._end(cell, process.found_done(cell))
                 return True
             if base is not None and base.state != "done":
                 cell.run_dir.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ class Pool:
                 return True
             line = process.beginning(cell)
             if not process.prepare(cell):
-                self._end(cell, Outcome("done", 0, "was there already"))
+                self._end(cell, process.found_done(cell))
                 return True
             started = process.start(cell, candidate.base, has_log_file=self.has_log_files)
         except job.Busy:
@@ -195,7 +195,7 @@ class Pool:
         for running in self._running:
             # A job knows SIGINT and SIGTERM; the others mean the latter.
             gentle = signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM
-            running.was_killed = not is_first and signum == signal.SIGINT
+            running.was_killed |= not is_first and signum == signal.SIGINT
             running.process.send_signal(signal.SIGKILL if running.was_killed else gentle)
 
 

@@ -115,6 +115,14 @@ def cannot_be_written(cell: Cell, error: OSError) -> str:
     return f"{cell.run_dir} cannot be written: {error.strerror or error}."
 
 
+def found_done(cell: Cell) -> Outcome:
+    """The outcome of a finished cell, even if an addition of seeds was stopped or failed."""
+    outcome = Outcome("done", 0, "was there already")
+    if records.read_status(cell.run_dir)["state"] not in ("interrupted", "failed"):
+        return outcome
+    return settle(cell, outcome)
+
+
 def settle(cell: Cell, outcome: Outcome) -> Outcome:
     """Write an outcome to status.json and hand it on."""
     try:

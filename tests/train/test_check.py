@@ -96,6 +96,8 @@ def test_what_can_be_trained_passes(composed, choices):
         ("trainer.precision=bf16", "it must be float32 or bfloat16."),
         ("quant=qat8 trainer.precision=bfloat16", "trainer.precision=bfloat16 rounds what"),
         ("sweep=../elsewhere", "sweep=../elsewhere will not do"),
+        ("sweep=reference", "published results are in multirun/reference"),
+        ("sweep=.hidden", "names with a leading dot are passed over"),
         ("~replay", "replay was removed but is needed: leave out ~replay."),
         ("formats=[onnx,pickle]", "formats=['onnx', 'pickle'] will not do: it must be a list"),
         ("+typo=1", "typo is not a key that anything reads"),
@@ -157,6 +159,11 @@ def test_ddpg_takes_no_bytes(composed, foreign):
 def test_spaces_that_do_not_suit_are_incompatible_not_wrong(composed, env_id, sentence, foreign):
     with pytest.raises(Incompatible, match=sentence.replace("(", r"\(").replace(")", r"\)")):
         check_cell(composed("env=gym", f"env.id={env_id}"))
+
+
+def test_a_budget_below_an_unsuited_algorithms_start_is_incompatible_not_wrong(composed):
+    with pytest.raises(Incompatible, match="DDPG needs"):
+        check_cell(composed("env=cartpole", "algo=ddpg", "total_env_steps=3000"))
 
 
 def test_a_module_is_only_imported_when_the_command_line_says_so(composed):

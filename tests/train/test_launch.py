@@ -80,6 +80,15 @@ def test_what_is_done_is_skipped_and_more_seeds_are_trained(qbench_main, capfd):
     assert records.read_summary(only("*-qat8-*"))["num_seeds"] == 3
 
 
+def test_seeds_whose_addition_stopped_or_failed_do_not_take_the_first_with_them(qbench_main):
+    assert qbench_main("-m", "quant=qat8", *TINY, "num_seeds=1") == 0
+    cell = only("*-qat8-*")
+    for state in ("interrupted", "failed"):
+        records.write_status(cell, state, "while seeds were added")
+        assert qbench_main("-m", "quant=qat8", *TINY, "num_seeds=1") == 0
+        assert records.read_status(cell)["state"] == "done"
+
+
 def test_a_failure_or_a_kill_does_not_stop_the_others(qbench_main):
     budgets = f"total_env_steps={RAISES},{KILLED},{DONE}"
     assert qbench_main("-m", budgets, "num_seeds=1", "sweep=s") == 1
