@@ -190,7 +190,9 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path} is not valid JSON: {error}.") from error
+        raise RunFolderError(
+            f"{path} is not valid JSON: {error}. Remove its folder to train the cell again."
+        ) from error
 
 
 def write_status(

@@ -119,7 +119,8 @@ def _seeds(cells: Iterable[Cell]) -> str:
     if not counts:
         return ""
     low, high = min(counts), max(counts)
-    return f"{low if low == high else f'{low} to {high}'} training seeds a cell. "
+    noun = "seed" if high == 1 else "seeds"
+    return f"{low if low == high else f'{low} to {high}'} training {noun} a cell. "
 
 
 def _budgets(cells: Iterable[Cell]) -> str:

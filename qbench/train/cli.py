@@ -10,10 +10,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from qbench.records import RunFolderError
 from qbench.train import launch, plugins
 from qbench.train.cells import Cell
 from qbench.train.conf import conf_dir
-from qbench.train.errors import Rejected
+from qbench.train.errors import ConfigError, Rejected
 from qbench.train.explain import explain
 from qbench.train.job import EXIT_REFUSED
 
@@ -49,4 +50,7 @@ def train(cfg: DictConfig) -> float | None:
     cell = Cell(cfg, Path(os.path.relpath(hydra_cfg.runtime.output_dir)))
     if hydra_cfg.mode == RunMode.MULTIRUN:
         return launch.train_in_worker(cell)
-    sys.exit(launch.train_alone(cell))
+    try:
+        sys.exit(launch.train_alone(cell))
+    except (ConfigError, RunFolderError) as error:
+        raise Rejected from error  # Hydra would say first that there was an error.

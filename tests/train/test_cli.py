@@ -117,8 +117,12 @@ def test_damaged_results_are_not_overwritten(qbench_main, capfd):
     assert qbench_main(*TINY) == 0
     (status,) = Path().glob("multirun/s/*/status.json")
     status.write_text("{")
-    assert qbench_main("-m", *TINY) == 2
-    assert "is not valid JSON" in capfd.readouterr().err
+    capfd.readouterr()
+    for mode in ([], ["-m"]):
+        assert qbench_main(*mode, *TINY) == 2
+        (sentence,) = capfd.readouterr().err.splitlines()
+        assert "is not valid JSON" in sentence
+        assert sentence.endswith("Remove its folder to train the cell again.")
     assert status.read_text() == "{"
 
 
