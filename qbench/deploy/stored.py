@@ -45,7 +45,8 @@ def require_done(run_dir: Path) -> None:
     state = records.read_status(run_dir)["state"]
     if not (run_dir / "summary.json").exists():
         raise records.RunFolderError(
-            f"{run_dir} is not finished: its state is {state}. Name a cell that is done."
+            f"{run_dir} is not finished: it has no summary.json, and its state is {state}."
+            " Name a cell that is done."
         )
 
 

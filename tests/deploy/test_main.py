@@ -115,5 +115,6 @@ def test_an_unfinished_run_is_refused(cell, tmp_path, capsys):
     copied = tmp_path / "cell"
     shutil.copytree(cell, copied)
     records.write_status(copied, "failed", "out of memory")
+    (copied / "summary.json").unlink()
     assert main([str(copied)]) == 2
-    assert "is not finished: its state is failed" in capsys.readouterr().err
+    assert "it has no summary.json, and its state is failed" in capsys.readouterr().err

@@ -93,7 +93,7 @@ def test_every_runtime_plays_the_same_episodes(sweep, capsys, name, runtime):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda d: records.write_status(d, "interrupted"), "is not finished: its state is interr"),
+        (lambda d: (d / "summary.json").unlink(), "is not finished: it has no summary.json"),
         (lambda d: change_config(d, "env", "id", value="os:X"), "texts with ':' can import code"),
         (
             lambda d: change_config(d, "env", "kwargs", value={"env_id": "os:X"}),
@@ -102,7 +102,10 @@ def test_every_runtime_plays_the_same_episodes(sweep, capsys, name, runtime):
         (lambda d: (d / ".hydra" / "config.yaml").write_text("a: b"), "does not name an env"),
         (lambda d: (d / ".hydra" / "config.yaml").write_text("[:"), "config.yaml cannot be read"),
         (lambda d: (d / "deploy" / "seed_0" / "policy.npz").write_bytes(b"x"), "not a policy"),
-        (lambda d: (d / "deploy" / "seed_0" / "policy.npz").unlink(), "is gone: remove"),
+        (
+            lambda d: (d / "deploy" / "seed_0" / "policy.npz").unlink(),
+            "is not there: published cells hold",
+        ),
         (
             lambda d: change_config(d, "env", value=ACROBOT),
             "not a policy that qbench wrote: layer 0 has weights [12, 4] and biases [12], and its",

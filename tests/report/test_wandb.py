@@ -27,7 +27,8 @@ mode, *run_dirs = sys.argv[1:]
 for run_dir in map(Path, run_dirs):
     config = json.loads((run_dir / ".hydra/config.yaml").read_text())
     axes = dict(zip(("env", "network", "quant", "algo"), run_dir.name.split("-")))
-    with WandbRun(mode=mode, project="qbench", run_dir=run_dir, axes=axes, config=config) as run:
+    how = dict(mode=mode, project="qbench", run_dir=run_dir, axes=axes, config=config, id=None)
+    with WandbRun(**how) as run:
         run.log([{"kind": "eval", "seed": k, "env_step": 100, "wall_s": 1.0, "eval_return_mean": x}
                  for k, x in enumerate((10.0, 14.0))])
         run.summarize({"return_iqm": 12.0, "peak_rss_bytes": 7})

@@ -83,7 +83,7 @@ def summary(seeds):
 
 @pytest.mark.parametrize(
     ("state", "trained", "done"),
-    [("done", [0, 1, 2, 3], True), ("done", [0, 1], False), ("failed", [0, 1, 2], False)],
+    [("done", [0, 1, 2, 3], True), ("done", [0, 1], False), ("failed", [0, 1, 2], True)],
 )
 def test_a_cell_is_done_when_every_seed_asked_for_is(composed, tmp_path, state, trained, done):
     cell = cells.Cell(composed("num_seeds=3"), tmp_path)
