@@ -125,15 +125,9 @@ def load_config(run_dir: Path) -> DictConfig:
         hydra = OmegaConf.load(run_dir / ".hydra" / "hydra.yaml")
     except OSError as error:
         raise ConfigError(f"{run_dir} is not a run folder: it has no {error.filename}.") from error
-    except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(
-            f"{run_dir}/.hydra holds a damaged config: remove that folder."
-        ) from error
-    if (
-        not isinstance(task, DictConfig)
-        or not isinstance(hydra, DictConfig)
-        or "hydra" not in hydra
-    ):
+    except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException):
+        task = hydra = OmegaConf.create([])
+    if not (isinstance(task, DictConfig) and isinstance(hydra, DictConfig) and "hydra" in hydra):
         raise ConfigError(f"{run_dir}/.hydra holds a damaged config: remove that folder.")
     return OmegaConf.create({**task, "hydra": hydra.hydra})
 

@@ -28,6 +28,7 @@ NUM_SEEDS = 8
 NUM_ACTORS = 4
 CHUNK_ENV_STEPS = {"mlp": 10, "ddpg": 2, "cnn": 4}
 FILLED_ENV_STEPS = 300  # in the replay before anything is timed
+STARTS = f"algo.loop.learning_starts={FILLED_ENV_STEPS}"
 REFRESH_UPDATES = 16
 
 Work = Callable[[], object]
@@ -50,9 +51,9 @@ def overrides_of(network: str, quant: str) -> list[str]:
     return workload.pong(1, 2000, quant=quant)
 
 
-def warm_parts(network: str, quant: str = "none") -> Parts:
+def warm_parts(network: str, quant: str = "none", *more: str) -> Parts:
     """Parts with a filled replay, whose network has learned a little."""
-    parts = workload.build_parts(overrides_of(network, quant))
+    parts = workload.build_parts([*overrides_of(network, quant), *more])
     parts.collector.collect(FILLED_ENV_STEPS)
     for batch in parts.sampler.sample(3):
         parts.learner.update(batch)
@@ -82,10 +83,7 @@ def calibrate(network: str) -> Work:
 
 def collect(network: str, quant: str) -> Work:
     """One env step of all seeds, past the random ones: acting, stepping, storing."""
-    parts = workload.build_parts([*overrides_of(network, quant), "algo.loop.learning_starts=300"])
-    parts.collector.collect(FILLED_ENV_STEPS)
-    for batch in parts.sampler.sample(3):
-        parts.learner.update(batch)
+    parts = warm_parts(network, quant, STARTS)
     return lambda: parts.collector.collect(1)
 
 
@@ -107,8 +105,7 @@ def act(network: str, acting: str) -> Work:
 
 def chunk(network: str, quant: str) -> Work:
     """Env steps and their updates, by the module of a real run."""
-    starts = f"algo.loop.learning_starts={FILLED_ENV_STEPS}"
-    advance = workload.qbench_runner([*overrides_of(network, quant), starts])
+    advance = workload.qbench_runner([*overrides_of(network, quant), STARTS])
     advance(FILLED_ENV_STEPS + 4)
     return lambda: advance(CHUNK_ENV_STEPS[network])
 
