@@ -130,8 +130,8 @@ def apply(
 ) -> Tensor:
     """The layer's output with straight-through gradients; a stride makes it a convolution.
 
-    `saved` is what backward keeps of the input: "codes", a byte each, or "floats". The
-    gradients are the same.
+    `saved` is what backward keeps of the input: "codes", two bytes each and one where the input
+    needs no gradient, or "floats". The gradients are the same.
     """
     if stride is None:
         linear: Tensor = FakeQuantLinear.apply(x, weight, bias, grid, codes, saved)  # type: ignore[no-untyped-call]
@@ -140,18 +140,24 @@ def apply(
     return image
 
 
-def _kept(clamped: Tensor, grid: Grid, saved: str) -> tuple[Tensor, Tensor]:
-    """Centred codes of an input, and what backward keeps of them; `clamped` is used up."""
-    if saved == "codes":
-        kept = clamped.to(torch.uint8)
-        return clamped.sub_(grid.centre), kept
-    centred = clamped.sub_(grid.centre)
-    return centred, centred
+def _centred(raw: Tensor, grid: Grid, saved: str, needs_x: bool) -> tuple[Tensor, Tensor]:
+    """Centred codes from those before clamping, which are used up, and what backward keeps.
+
+    What is kept is enough to clamp anew and to know which codes were clamped.
+    """
+    top = grid.top
+    if saved == "floats":
+        return raw.clamp(0, top).sub_(grid.centre), raw
+    if needs_x:
+        kept = raw.clamp_(-1, top + 1).to(torch.int16)
+    else:  # Straight from floats to bytes takes three times as long.
+        kept = raw.clamp_(0, top).to(torch.int16).to(torch.uint8)
+    return raw.clamp_(0, top).sub_(grid.centre), kept
 
 
-def _centred(kept: Tensor, centre: Tensor) -> Tensor:
-    """Centred codes from what was kept of them; integers below 256, so no bit is lost."""
-    return kept.to(torch.float32).sub_(centre) if kept.dtype == torch.uint8 else kept
+def _straight_through(grad: Tensor, raw: Tensor, top: int) -> Tensor:
+    """The gradient by codes, and zero where they were clamped; they are whole numbers."""
+    return torch.ops.aten.hardtanh_backward(grad, raw, -0.5, top + 0.5)
 
 
 class FakeQuantLinear(torch.autograd.Function):
@@ -172,27 +178,24 @@ class FakeQuantLinear(torch.autograd.Function):
         saved: str = "codes",
     ) -> Tensor:
         raw = position(x, grid).round_()
-        clamped = raw.clamp(0, grid.top)
-        outside = raw != clamped if ctx.needs_input_grad[0] else None
-        centred, kept = _kept(clamped, grid, saved)
-        ctx.save_for_backward(
-            kept, outside, codes.weight, codes.scale, grid.scale, grid.zero, grid.centre
-        )
-        ctx.has_integer_zero = grid.has_integer_zero
+        centred, kept = _centred(raw, grid, saved, ctx.needs_input_grad[0])
+        ctx.save_for_backward(kept, codes.weight, codes.scale, grid.scale, grid.zero, grid.centre)
+        ctx.has_integer_zero, ctx.top = grid.has_integer_zero, grid.top
         return accumulate(centred, codes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, outside, weight, scale, grid_scale, zero, centre = ctx.saved_tensors
+        kept, weight, scale, grid_scale, zero, centre = ctx.saved_tensors
+        raw = kept.to(torch.float32)
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[1]:
             grad_bias = grad.sum(1)
-            grad_weight = grad.transpose(1, 2) @ _centred(kept, centre)  # [S, out, F]
+            grad_weight = grad.transpose(1, 2) @ raw.clamp(0, ctx.top).sub_(centre)  # [S, out, F]
             if not ctx.has_integer_zero:
                 grad_weight -= grad_bias.unsqueeze(-1) * (zero - centre)
             grad_weight *= grid_scale
         if ctx.needs_input_grad[0]:
-            grad_x = ((grad * scale.unsqueeze(1)) @ weight).masked_fill_(outside, 0.0)
+            grad_x = _straight_through((grad * scale.unsqueeze(1)) @ weight, raw, ctx.top)
             grad_x.div_(grid_scale)
         return grad_x, grad_weight, grad_bias, None, None, None
 
@@ -212,20 +215,17 @@ class FakeQuantConv2d(torch.autograd.Function):
         saved: str = "codes",
     ) -> Tensor:
         raw = position(x, grid).round_()
-        clamped = raw.clamp(0, grid.top)
-        outside = raw != clamped if ctx.needs_input_grad[0] else None
-        centred, kept = _kept(clamped, grid, saved)
-        ctx.save_for_backward(
-            kept, outside, codes.weight, codes.scale, grid.scale, grid.zero, grid.centre
-        )
-        ctx.has_integer_zero, ctx.stride = grid.has_integer_zero, stride
+        centred, kept = _centred(raw, grid, saved, ctx.needs_input_grad[0])
+        ctx.save_for_backward(kept, codes.weight, codes.scale, grid.scale, grid.zero, grid.centre)
+        ctx.has_integer_zero, ctx.top, ctx.stride = grid.has_integer_zero, grid.top, stride
         return accumulate(centred, codes, stride)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, outside, codes, scale, grid_scale, zero, centre = ctx.saved_tensors
+        kept, codes, scale, grid_scale, zero, centre = ctx.saved_tensors
         needs_x, needs_weight = ctx.needs_input_grad[:2]
-        centred = _centred(kept, centre)
+        raw = kept.to(torch.float32)
+        centred = raw.clamp(0, ctx.top).sub_(centre)
         weight = codes * scale[..., None, None, None]
         pairs = [
             torch.ops.aten.convolution_backward(
@@ -242,7 +242,7 @@ class FakeQuantConv2d(torch.autograd.Function):
                 grad_weight -= grad_bias[..., None, None, None] * (zero - centre)
             grad_weight *= grid_scale
         if needs_x:
-            grad_x = layers.joined([pair[0] for pair in pairs]).masked_fill_(outside, 0.0)
+            grad_x = _straight_through(layers.joined([pair[0] for pair in pairs]), raw, ctx.top)
             grad_x.div_(grid_scale)
         return grad_x, grad_weight, grad_bias, None, None, None, None
 

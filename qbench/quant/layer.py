@@ -140,8 +140,7 @@ class QuantLayer(layers.Seeded):
     def _grid(self) -> fake.Grid:
         """The input's grid, from its range."""
         low, high = self.input_range[:, :1], self.input_range[:, 1:]
-        unseen = low > high
-        low, high = low.masked_fill(unseen, -1.0), high.masked_fill(unseen, 1.0)
+        low, high = low.nan_to_num(posinf=-1.0), high.nan_to_num(neginf=1.0)  # unseen: [-1, 1]
         is_hidden = not self.spec.per_feature and self.spec.range != "unit"
         if is_hidden and self.spec.grid == "zero_point":
             # The end of a range is often an accumulator's very value, and its multiples then lie
@@ -172,7 +171,9 @@ class QuantLayer(layers.Seeded):
             return ranges.percentiles(x, self.spec.percentile)
         if self.spec.range == "mse":
             return ranges.least_squares_range(x, self.spec.input_bits)
-        dims = 1 if self.spec.per_feature else tuple(range(1, x.ndim))
+        if self.spec.per_feature:
+            return torch.stack(torch.aminmax(x, dim=1), 1)
+        dims = tuple(range(1, x.ndim))  # over several axes aminmax is the slower one
         return torch.stack((x.amin(dims), x.amax(dims)), 1)
 
     def take_seed(self, k: int) -> nn.Module:
