@@ -23,14 +23,14 @@ LOG_A_CELL = """
 import json, sys
 from pathlib import Path
 from qbench.train.wandb_log import WandbRun
-mode, *run_dirs = sys.argv[1:]
+mode, id, env_step, *run_dirs = sys.argv[1:]
 for run_dir in map(Path, run_dirs):
     config = json.loads((run_dir / ".hydra/config.yaml").read_text())
     axes = dict(zip(("env", "network", "quant", "algo"), run_dir.name.split("-")))
-    how = dict(mode=mode, project="qbench", run_dir=run_dir, axes=axes, config=config, id=None)
-    with WandbRun(**how) as run:
-        run.log([{"kind": "eval", "seed": k, "env_step": 100, "wall_s": 1.0, "eval_return_mean": x}
-                 for k, x in enumerate((10.0, 14.0))])
+    how = dict(mode=mode, project="qbench", run_dir=run_dir, axes=axes, config=config)
+    with WandbRun(**how, id=id or None) as run:
+        row = {"kind": "eval", "env_step": int(env_step), "wall_s": 1.0}
+        run.log([row | {"seed": k, "eval_return_mean": x} for k, x in enumerate((10.0, 14.0))])
         run.summarize({"return_iqm": 12.0, "peak_rss_bytes": 7})
 """
 
@@ -83,9 +83,13 @@ def report(python, sweep, *options, **more):
     return python("-m", "qbench.report", sweep, "--wandb", *options, **more)
 
 
+def log(python, mode, *run_dirs, id="", env_step=100):
+    return python("-c", LOG_A_CELL, mode, id, env_step, *run_dirs)
+
+
 def test_an_online_run_has_rows_means_and_deviations_on_the_server(server, python, tmp_path):
     _, (run_dir, _) = write_sweep(tmp_path)
-    done = python("-c", LOG_A_CELL, "online", run_dir)
+    done = log(python, "online", run_dir)
     assert done.returncode == 0, done.stderr
     (run,) = server.runs.values()
     assert (run["displayName"], run["groupName"], run["project"]) == (
@@ -104,7 +108,7 @@ def test_an_online_run_has_rows_means_and_deviations_on_the_server(server, pytho
 
 def test_offline_runs_are_synced_and_the_saved_report_shows_them(server, python, tmp_path):
     sweep, run_dirs = write_sweep(tmp_path)
-    assert python("-c", LOG_A_CELL, "offline", *run_dirs).returncode == 0
+    assert log(python, "offline", *run_dirs).returncode == 0
     assert server.runs == {}
 
     early = report(python, sweep)
@@ -125,6 +129,17 @@ def test_offline_runs_are_synced_and_the_saved_report_shows_them(server, python,
         assert KEY not in text
     assert files_with(KEY, tmp_path) == []
     assert len(server.runs) == 2
+
+
+def test_what_was_logged_offline_in_two_parts_is_synced_as_one_run(server, python, tmp_path):
+    _, (run_dir, _) = write_sweep(tmp_path)
+    for env_step in (100, 200):
+        assert log(python, "offline", run_dir, id="abcd1234", env_step=env_step).returncode == 0
+    assert len(list((run_dir / "wandb").glob("offline-run-*-abcd1234"))) == 2
+    assert report(python, run_dir, "--sync").returncode == 0
+    assert list(server.runs) == ["abcd1234"]
+    rows = server.history["abcd1234"]
+    assert [(row["env_step"], row["_step"]) for row in rows] == [(100, 0), (200, 1)]
 
 
 def check_spec(spec):

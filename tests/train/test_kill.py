@@ -74,10 +74,10 @@ def kill_until_done(cell, rng, numbers, duration):
         child.send_signal(number)
         exit_code = child.wait(timeout=120)
         state = records.read_status(cell.run_dir)["state"]
-        if exit_code == 0:
-            assert state == "done"
+        assert exit_code in (0, EXIT_CODES[number])
+        if state == "done":  # A process may be killed on its way out, after its work.
             return used
-        assert exit_code == EXIT_CODES[number]
+        assert exit_code != 0
         assert state == ("running" if number == signal.SIGKILL else "interrupted")
     assert start(cell.run_dir).wait(timeout=300) == 0
     return len(numbers)
