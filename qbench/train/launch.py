@@ -38,6 +38,24 @@ class CheckFirst(Callback):
             raise Rejected from error
 
 
+class SearchEnd(Callback):
+    """Has the last word on a search over settings, whose sweeper is not ours."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from qbench.report.folders import find_run_dirs
+
+        show_sweep(find_run_dirs([config.hydra.sweep.dir]))
+
+
+def show_sweep(run_dirs: list[Path], *, with_page: bool = True) -> None:
+    """Print the table of some cells and write the report of each sweep folder that holds them."""
+    from qbench.report.table import print_table
+    from qbench.report.write import after_sweep
+
+    print_table(run_dirs)
+    after_sweep(run_dirs, with_page=with_page)
+
+
 class Composer:
     """Composes the cells of a sweep, each once.
 

@@ -13,7 +13,7 @@ from omegaconf import open_dict
 from qbench import records
 from qbench.train import cells, job
 from qbench.train.cells import Cell
-from qbench.train.launch import Composer, LocalLauncher, incompatibilities
+from qbench.train.launch import Composer, LocalLauncher, incompatibilities, show_sweep
 from qbench.train.pool import Interrupted
 
 
@@ -69,11 +69,6 @@ def end_sweep(grid: Sequence[Cell], *, with_page: bool = True) -> int:
 
     The folders are the truth: a launcher may have lost a job without a word.
     """
-    from qbench.report.table import print_table
-    from qbench.report.write import after_sweep
-
-    run_dirs = cells.run_folders(grid)
-    print_table(run_dirs)
-    after_sweep(run_dirs, with_page=with_page)
+    show_sweep(cells.run_folders(grid), with_page=with_page)
     states = {records.read_status(cell.run_dir)["state"] for cell in grid}
     return 0 if states <= {"done", "skipped"} else job.EXIT_FAILED

@@ -115,6 +115,7 @@ def test_a_search_maximizes_the_return_and_lives_with_a_failed_cell(qbench_main,
     assert best["best_params"] == {"algo.learner.gamma": 0.75, "total_env_steps": DONE}
     states = [records.read_status(path)["state"] for path in Path("multirun/s").glob("cartpole-*")]
     assert set(states) == {"done", "failed"}
+    assert capfd.readouterr().out.splitlines()[-2:] == ["table of 6", "report of 6 True"]
 
 
 def test_a_search_without_a_done_cell_says_so(qbench_main, capfd):
