@@ -115,9 +115,10 @@ def _check_obs_space(cfg: DictConfig, found: Described) -> None:
         )
     choice = cells.canonical_choice(cfg, "network")
     if network == "MLP" and not is_vector:
+        remedy = f"network={_cnn_of(found.spec.obs_shape)}" if is_image else "env=cartpole"
         raise Incompatible(
             f"network={choice} takes a one-dimensional Box of observations; {env_name(cfg)} has"
-            f" {_described(found.obs)}. Try {'network=cnn' if is_image else 'env=cartpole'}."
+            f" {_described(found.obs)}. Try {remedy}."
         )
     if network == "CNN" and not is_image:
         raise Incompatible(
@@ -130,6 +131,11 @@ def _check_obs_space(cfg: DictConfig, found: Described) -> None:
         raise Incompatible(
             f"DDPG takes float32 vectors of observations; {env_name(cfg)} has bytes."
         )
+
+
+def _cnn_of(obs_shape: tuple[int, ...]) -> str:
+    """A network that images of this size fit: Nature's needs 36 pixels."""
+    return "cnn" if min(obs_shape[1:]) >= 36 else "cnn_minatar"
 
 
 def _check_kernels(cfg: DictConfig, obs_shape: tuple[int, ...]) -> None:

@@ -44,6 +44,8 @@ def test_what_can_be_trained_passes(composed, choices):
         ("num_seeds=true", "num_seeds=true will not do: it must be a whole number of at least 1."),
         ("algo.learner.learning_rate=inf", "it must be a number above 0."),
         ("total_env_steps=-1", "total_env_steps=-1 will not do"),
+        ("total_env_steps=1e4", "it must be a whole number of at least 1, such as 10000."),
+        ("algo.learner.gamma=2.0", "it must be a number from 0 up to 1."),
         ("total_episodes=0", "it must be a whole number of at least 1 or null."),
         ("log_interval_env_steps=0", "log_interval_env_steps=0 will not do"),
         ("eval_episodes=0", "eval_episodes=0 will not do"),

@@ -172,3 +172,5 @@ def test_frames_smaller_than_the_kernel_are_refused(composed):
     pytest.importorskip("minatar", reason="the minatar extra is not installed")
     with pytest.raises(Incompatible, match=r"a kernel of 4 meets 1 pixels. Try network=cnn_min"):
         check_cell(composed("env=minatar_breakout", "network=cnn_paper"))
+    with pytest.raises(Incompatible, match=r"Box\(4, 10, 10\). Try network=cnn_minatar."):
+        check_cell(composed("env=minatar_breakout", "network=mlp"))
