@@ -56,6 +56,13 @@ def show_sweep(run_dirs: list[Path], *, with_page: bool = True) -> None:
     after_sweep(run_dirs, with_page=with_page)
 
 
+def say_how_to_go_on(grid: Iterable[Cell] = ()) -> None:
+    """The last line of a command that was stopped: the table lacks the cells that wait."""
+    waiting = sum(not records.is_run_folder(cell.run_dir) for cell in cells.unique(grid))
+    rest = f"; {waiting} of its cells had not begun" if waiting else ""
+    print(f"The same command goes on where this one was stopped{rest}.")
+
+
 class Composer:
     """Composes the cells of a sweep, each once.
 
@@ -196,6 +203,8 @@ def train_alone(cell: Cell) -> int:
         print(outcome.reason, file=sys.stderr)
     else:
         print_table(cells.run_folders([cell]))
+    if outcome.state == "interrupted":
+        say_how_to_go_on()
     return outcome.exit_code
 
 

@@ -13,7 +13,13 @@ from omegaconf import open_dict
 from qbench import records
 from qbench.train import cells, job
 from qbench.train.cells import Cell
-from qbench.train.launch import Composer, LocalLauncher, incompatibilities, show_sweep
+from qbench.train.launch import (
+    Composer,
+    LocalLauncher,
+    incompatibilities,
+    say_how_to_go_on,
+    show_sweep,
+)
 from qbench.train.pool import Interrupted
 
 
@@ -40,6 +46,7 @@ class GridSweeper(BasicSweeper):
             super().sweep(arguments)
         except Interrupted as stop:
             end_sweep(grid, with_page=False)  # who stops a command waits for nothing
+            say_how_to_go_on(grid)
             raise SystemExit(stop.exit_code) from None
         sys.exit(end_sweep(grid))
 
