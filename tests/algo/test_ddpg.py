@@ -1,5 +1,7 @@
 """DDPG against numbers worked by hand on two states, and the laws of a population."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -176,6 +178,42 @@ def test_a_diverged_seed_is_frozen_whole_and_the_others_bits_do_not_change():
     for ours, others, kept in zip(stricken.optimizers(), healthy.optimizers(), frozen, strict=True):
         assert torch.equal(ours.flat[1], kept)
         assert torch.equal(ours.flat[0], others.flat[0])
+
+
+def plain_updates(actor, critic, batches):
+    """CleanRL's ddpg_continuous_action.py, one seed, the actor and targets every second update."""
+    target_actor, target_critic = copy.deepcopy(actor), copy.deepcopy(critic)
+    optimizers = [torch.optim.Adam(net.parameters(), lr=1e-3) for net in (actor, critic)]
+
+    def descend(optimizer, loss):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    for number, (obs, action, reward, terminated, next_obs) in enumerate(batches, 1):
+        with torch.no_grad():
+            next_q = target_critic(next_obs, target_actor(next_obs))
+            y = reward + (1 - terminated.float()) * 0.9 * next_q
+        descend(optimizers[1], nn.functional.mse_loss(critic(obs, action), y))
+        if number % 2 == 0:
+            descend(optimizers[0], -critic(obs, actor(obs)).mean())
+            for net, target in ((actor, target_actor), (critic, target_critic)):
+                for ours, theirs in zip(net.parameters(), target.parameters(), strict=True):
+                    theirs.data.copy_(0.005 * ours.data + (1 - 0.005) * theirs.data)
+
+
+def test_a_seeds_updates_are_those_of_the_plain_algorithm():
+    learner = population([3, 4])
+    actor, critic = layers.take_seed(learner.actor, 1), layers.take_seed(learner.critic, 1)
+    batches = [random_batch(2, i) for i in range(50)]
+    for number, batch in enumerate(batches, 1):
+        learner.update(batch)
+        if number % 2 == 0:
+            learner.sync_target(0.005)
+    plain_updates(actor, critic, [[field[1] for field in batch] for batch in batches])
+    for mine, plain in ((learner.actor, actor), (learner.critic, critic)):
+        for p, q in zip(mine.parameters(), plain.parameters(), strict=True):
+            assert torch.allclose(p[1], q, rtol=0, atol=1e-6)
 
 
 def test_the_learning_rate_is_that_of_both_optimizers():
