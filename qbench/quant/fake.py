@@ -156,7 +156,7 @@ def _centred(raw: Tensor, grid: Grid, saved: str, needs_x: bool) -> tuple[Tensor
 
 
 def _straight_through(grad: Tensor, raw: Tensor, top: int) -> Tensor:
-    """The gradient by codes, and zero where they were clamped; they are whole numbers."""
+    """A gradient by codes, and zero where `raw`, whole numbers, is clamped."""
     return torch.ops.aten.hardtanh_backward(grad, raw, -0.5, top + 0.5)
 
 

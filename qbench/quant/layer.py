@@ -1,6 +1,7 @@
 """The quantized layer, linear or convolutional, and its range."""
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -140,7 +141,7 @@ class QuantLayer(layers.Seeded):
     def _grid(self) -> fake.Grid:
         """The input's grid, from its range."""
         low, high = self.input_range[:, :1], self.input_range[:, 1:]
-        low, high = low.nan_to_num(posinf=-1.0), high.nan_to_num(neginf=1.0)  # unseen: [-1, 1]
+        low, high = low.nan_to_num(math.nan, -1.0), high.nan_to_num(math.nan, None, 1.0)  # unseen
         is_hidden = not self.spec.per_feature and self.spec.range != "unit"
         if is_hidden and self.spec.grid == "zero_point":
             # The end of a range is often an accumulator's very value, and its multiples then lie
@@ -173,7 +174,7 @@ class QuantLayer(layers.Seeded):
             return ranges.least_squares_range(x, self.spec.input_bits)
         if self.spec.per_feature:
             return torch.stack(torch.aminmax(x, dim=1), 1)
-        dims = tuple(range(1, x.ndim))  # over several axes aminmax is the slower one
+        dims = tuple(range(1, x.ndim))  # aminmax takes one; to flatten for it is slower
         return torch.stack((x.amin(dims), x.amax(dims)), 1)
 
     def take_seed(self, k: int) -> nn.Module:

@@ -1,8 +1,9 @@
 """Reads run folders: what each cell is, how it ended, what it found, what it is compared with."""
 
+import functools
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ class Cell:
         """Training seeds that were frozen because their loss or weights were not finite."""
         seeds = (self.summary or {}).get("seeds", [])
         return [int(seed["seed"]) for seed in seeds if seed.get("diverged")]
+
+    @functools.cached_property
+    def shared(self) -> Hashable:
+        """Equal for cells that may be compared, beside their axes; None if the config is lost."""
+        return None if self.config is None else _hashable(settings_but_quant(self.config))
 
     @property
     def base_name(self) -> str | None:
@@ -177,9 +183,14 @@ def repeat_command(run_dir: Path) -> str | None:
 def _is_same_but_quant(a: Cell, b: Cell) -> bool:
     if any(a.axes[axis] != b.axes[axis] for axis in AXES if axis != "quant"):
         return False
-    if a.config is None or b.config is None:
-        return True
-    return settings_but_quant(a.config) == settings_but_quant(b.config)
+    return a.shared is None or b.shared is None or a.shared == b.shared
+
+
+def _hashable(value: Any) -> Hashable:
+    """Equal for equal plain values."""
+    if isinstance(value, dict):
+        return frozenset((key, _hashable(item)) for key, item in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def settings_but_quant(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,7 +93,15 @@ def make(run_dirs: Iterable[Path], tolerance: float = stats.TOLERANCE) -> list[R
     candidates = [*cells, *_none_cells_beside(cells)]
     references = [cell for cell in candidates if cell.axes["quant"] == "none"]
     labels = _labels(cells)
-    return [_row(cell, labels[cell.run_dir], references, tolerance) for cell in cells]
+    # Not each with each: a sweep may have thousands of both.
+    by_settings = {group[0].shared: group for group in _grouped_by(references, lambda c: c.shared)}
+
+    def comparable(cell: Cell) -> list[Cell]:
+        if cell.shared is None:
+            return references
+        return [*by_settings.get(cell.shared, ()), *by_settings.get(None, ())]
+
+    return [_row(cell, labels[cell.run_dir], comparable(cell), tolerance) for cell in cells]
 
 
 def compare(

@@ -38,29 +38,11 @@ class CheckFirst(Callback):
             raise Rejected from error
 
 
-class SearchEnd(Callback):
-    """Has the last word on a search over settings, whose sweeper is not ours."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from qbench.report.folders import find_run_dirs
-
-        show_sweep(find_run_dirs([config.hydra.sweep.dir]))
-
-
-def show_sweep(run_dirs: list[Path], *, with_page: bool = True) -> None:
-    """Print the table of some cells and write the report of each sweep folder that holds them."""
-    from qbench.report.table import print_table
-    from qbench.report.write import after_sweep
-
-    print_table(run_dirs)
-    after_sweep(run_dirs, with_page=with_page)
-
-
 def say_how_to_go_on(grid: Iterable[Cell] = ()) -> None:
     """The last line of a command that was stopped: the table lacks the cells that wait."""
     waiting = sum(not records.is_run_folder(cell.run_dir) for cell in cells.unique(grid))
     rest = f"; {waiting} of its cells had not begun" if waiting else ""
-    print(f"The same command goes on where this one was stopped{rest}.")
+    print(f"The same command goes on from what was saved{rest}.")
 
 
 class Composer:

@@ -3,12 +3,14 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import open_dict
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict
 
 from qbench import records
 from qbench.train import cells, job
@@ -18,7 +20,6 @@ from qbench.train.launch import (
     LocalLauncher,
     incompatibilities,
     say_how_to_go_on,
-    show_sweep,
 )
 from qbench.train.pool import Interrupted
 
@@ -69,6 +70,24 @@ class GridSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         return self.split_arguments(overrides, max_batch_size=None)[0]
+
+
+class SearchEnd(Callback):
+    """Has the last word on a search over settings, whose sweeper is not ours: on its folder."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from qbench.report.folders import find_run_dirs
+
+        show_sweep(find_run_dirs([config.hydra.sweep.dir]))
+
+
+def show_sweep(run_dirs: list[Path], *, with_page: bool = True) -> None:
+    """Print the table of some cells and write the report of each sweep folder that holds them."""
+    from qbench.report.table import print_table
+    from qbench.report.write import after_sweep
+
+    print_table(run_dirs)
+    after_sweep(run_dirs, with_page=with_page)
 
 
 def end_sweep(grid: Sequence[Cell], *, with_page: bool = True) -> int:

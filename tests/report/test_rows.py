@@ -1,8 +1,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from qbench import records
-from qbench.report import rows
+from qbench.report import folders, rows
 from tests.report.grids import write_cell
 
 
@@ -33,6 +35,26 @@ def test_families_are_called_by_what_tells_them_apart(tmp_path: Path) -> None:
         "cartpole, algo.learner.learning_rate=0.1",
         "cartpole, algo.learner.learning_rate=0.2",
     }
+
+
+def test_a_cell_is_looked_at_beside_those_of_its_settings_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(20):
+        config = {"algo": {"learner": {"gamma": k / 20}}}
+        for quant in ("none", "qat8"):
+            write_cell(tmp_path / "s", quant, [1.0, k], digits=f"{k:08}", config=config)
+    pairs: list[tuple[object, object]] = []
+    is_same = folders._is_same_but_quant
+    monkeypatch.setattr(
+        folders, "_is_same_but_quant", lambda a, b: pairs.append((a, b)) or is_same(a, b)
+    )
+    compared = {row.cell.name: row.comparison for row in made(tmp_path)}
+    assert len(pairs) == 20  # of 20 times 20
+    for k in range(20):
+        comparison = compared[f"cartpole-mlp-qat8-dqn-{k:08}"]
+        assert comparison is not None
+        assert comparison.reference.name == f"cartpole-mlp-none-dqn-{k:08}"
 
 
 def test_two_sweeps_of_the_same_cells_are_not_merged(tmp_path: Path) -> None:

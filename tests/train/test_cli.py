@@ -193,7 +193,7 @@ def test_a_stopped_command_stops_its_jobs_and_prints_its_table(qbench_process, m
     # Who stops a command waits for no page: the sweep's tables are written, and that is all.
     assert ("report of 2 False" in out) == ("-m" in mode)
     rest = "; 1 of its cells had not begun" if "-m" in mode else ""
-    assert out.splitlines()[-1] == f"The same command goes on where this one was stopped{rest}."
+    assert out.splitlines()[-1] == f"The same command goes on from what was saved{rest}."
     states = [records.read_status(path)["state"] for path in Path("multirun/s").glob("cartpole-*")]
     assert [state for state in states if state] == ["interrupted"] * num_jobs
 
