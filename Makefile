@@ -47,7 +47,8 @@ BENCH_JSON ?= .benchmarks/bench.json
 
 bench: setup ## Time the hot paths into BENCH_JSON (.benchmarks/bench.json), print their ratios
 	@mkdir -p $(dir $(BENCH_JSON))
-	$(BIN)/python -m pytest -o addopts="--import-mode=importlib --strict-markers" tests/bench --benchmark-only \
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -o addopts="--import-mode=importlib --strict-markers" tests/bench --benchmark-only \
 	  --benchmark-json=$(BENCH_JSON)
 	$(BIN)/python -m tests.bench.ratios $(BENCH_JSON)
 

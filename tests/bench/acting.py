@@ -16,6 +16,7 @@ from qbench.network.cnn import CNN
 from qbench.network.heads import QNetwork
 from qbench.train.acting import behaviour_policy
 from qbench.types import BehaviourPolicy, EnvSpec, ObsArray, Transition
+from tests.bench import cpu
 from tests.quant.test_qat import scheme
 from tests.toys import mlp
 
@@ -27,7 +28,8 @@ PONG = EnvSpec(id="Pong", obs_shape=(4, 84, 84), obs_high=255, frame_stack=4, nu
 
 def main() -> None:
     """Print the table."""
-    torch.set_num_threads(1)
+    cpu.restart_with_one_thread()
+    cpu.pin()
     print("us per env step and seed:", *(f"{acting}/{updates}" for acting, updates in WAYS))
     for num_seeds in (1, 2, 4, 8):
         report(f"mlp 128-128, S={num_seeds}", mlp([128, 128]), CARTPOLE, num_seeds, 8, 4, 16)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from gymnasium.wrappers import TimeLimit
 
 from qbench.evaluate.play import greedy, play
 from qbench.layers import take_seed
@@ -26,7 +27,9 @@ from tests.report.grids import write_grid
 
 NUM_SEEDS = 8
 NUM_ACTORS = 4
-CHUNK_ENV_STEPS = {"mlp": 10, "ddpg": 2, "cnn": 4}
+# Short works find quiet moments on a busy machine.
+CHUNK_ENV_STEPS = {"mlp": 2, "ddpg": 1, "cnn": 4}
+EPISODE_ENV_STEPS = 25
 FILLED_ENV_STEPS = 300  # in the replay before anything is timed
 STARTS = f"algo.loop.learning_starts={FILLED_ENV_STEPS}"
 REFRESH_UPDATES = 16
@@ -111,14 +114,15 @@ def chunk(network: str, quant: str) -> Work:
 
 
 def evaluation(quant: str) -> Work:
-    """A greedy episode of every seed; the converted networks of qat8."""
+    """A greedy episode of every seed, cut short; the converted networks of qat8."""
     parts = warm_parts("mlp", quant)
     policy: Policy = lambda obs: parts.learner.act(torch.from_numpy(obs)).numpy()  # noqa: E731
     if quant != "none":
         network = parts.learner.network.eval()
         agents = [parts.scheme.convert(take_seed(network, k)) for k in range(NUM_SEEDS)]
         policy = greedy(agents, parts.spec)
-    return lambda: play(policy, parts.env.make, num_seeds=NUM_SEEDS, num_episodes=1)
+    make_env = lambda: TimeLimit(parts.env.make(), EPISODE_ENV_STEPS)  # noqa: E731
+    return lambda: play(policy, make_env, num_seeds=NUM_SEEDS, num_episodes=1)
 
 
 def report() -> Work:

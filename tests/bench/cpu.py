@@ -1,10 +1,19 @@
 """CPU time of one process, and a core of its own where the system can pin."""
 
 import os
+import sys
 import time
 from collections.abc import Callable
 
 import torch
+
+from qbench.train.job import THREAD_VARIABLES
+
+ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
+"""The environment of a process whose BLAS has one thread, as every job's has.
+
+NumPy's starts one per core, and on one core they spin against each other.
+"""
 
 
 def pin() -> str:
@@ -15,6 +24,12 @@ def pin() -> str:
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     return f"pinned to core {core}"
+
+
+def restart_with_one_thread() -> None:
+    """Start this program anew where its BLAS may have more: NumPy's cannot be taken back."""
+    if not os.environ.items() >= ONE_THREAD.items():
+        os.execve(sys.executable, sys.orig_argv, os.environ | ONE_THREAD)
 
 
 def seconds_of(work: Callable[[], object], count: int) -> float:

@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--peak", action="store_true", help="peak memory instead (minutes)")
     parser.add_argument("--scaling", action="store_true", help="cost by seeds, batch and width")
     args = parser.parse_args()
+    cpu.restart_with_one_thread()
     console = Console(width=None if Console().is_terminal else 120)
     if args.scaling:
         console.print(scaling_table(args.rounds, SCALING_ENV_STEPS))

@@ -1,22 +1,28 @@
 """The gate's comparison on made-up numbers, and once on a program that was slowed down."""
 
+import functools
 import json
 
 import pytest
 
-from tests.bench import cpu, gate, ratios, reference
+from tests.bench import gate, ratios, reference
 from tests.bench.gate import Slices, Verdict, judge
 
 
-def measured(*attempts):
-    """An `attempt` that gives these slices of any benchmark, one after the other."""
-    left = iter(attempts)
-    return lambda name: next(left)
+def measured(*passes):
+    """A `run_pass` that gives these slices of any benchmark, one after the other."""
+    left = iter(passes)
+
+    def run_pass(names):
+        slices = next(left)
+        return dict.fromkeys(names, slices)
+
+    return run_pass
 
 
-def test_a_slowdown_of_15_percent_is_found_in_every_attempt():
+def test_a_slowdown_of_15_percent_is_found_in_every_pass():
     slow = Slices(2.0 * 1.15, 1.0)
-    (verdict,) = judge(measured(slow, slow, slow, slow), ["update"], {"update": 2.0}, 0.1)
+    (verdict,) = judge(measured(*[slow] * gate.PASSES), ["update"], {"update": 2.0}, 0.1)
     assert verdict.ratio == pytest.approx(2.3)
     assert verdict.is_slower(0.1)
 
@@ -27,9 +33,9 @@ def test_what_is_within_the_tolerance_is_measured_once():
     assert not verdict.is_slower(0.1)
 
 
-def test_a_spell_of_noise_on_the_work_passes_in_a_later_attempt():
-    attempts = Slices(3.0, 1.0), Slices(2.5, 1.2), Slices(2.1, 1.1)
-    (verdict,) = judge(measured(*attempts), ["update"], {"update": 2.0}, 0.1)
+def test_a_spell_of_noise_on_the_work_passes_in_a_later_pass():
+    passes = Slices(3.0, 1.0), Slices(2.5, 1.2), Slices(2.1, 1.1)
+    (verdict,) = judge(measured(*passes), ["update"], {"update": 2.0}, 0.1)
     assert verdict.ratio == 2.1  # the least of the work, 2.1, over the least of the reference, 1.0
 
 
@@ -40,12 +46,12 @@ def test_a_slower_machine_changes_no_ratio():
 def test_only_the_suspects_are_measured_again():
     asked = []
 
-    def attempt(name):
-        asked.append(name)
-        return Slices(1.0 if name == "same" else 1.3, 1.0)
+    def run_pass(names):
+        asked.append(names)
+        return {name: Slices(1.0 if name == "same" else 1.3, 1.0) for name in names}
 
-    verdicts = judge(attempt, ["same", "slower"], {"same": 1.0, "slower": 1.0}, 0.1, attempts=3)
-    assert asked == ["same", "slower", "slower", "slower"]
+    verdicts = judge(run_pass, ["same", "slower"], {"same": 1.0, "slower": 1.0}, 0.1)
+    assert asked == [["same", "slower"], *[["slower"]] * (gate.PASSES - 1)]
     assert [verdict.is_slower(0.1) for verdict in verdicts] == [False, True]
 
 
@@ -61,7 +67,7 @@ def test_a_benchmark_without_a_baseline_fails_and_says_how_to_write_one(
 ):
     monkeypatch.setattr(gate, "BASELINE", tmp_path / "baseline.json")
     gate.BASELINE.write_text(json.dumps({gate.processor(): {"old": 1.0}}))
-    assert gate.check(["old", "new"], lambda name: Slices(1.0, 1.0), 0.1) == 1
+    assert gate.check(["old", "new"], measured(Slices(1.0, 1.0)), 0.1) == 1
     said = capsys.readouterr().out
     assert "new: no baseline, make bench-baseline writes one" in said
     assert "1 of 2 fail: new" in said
@@ -69,7 +75,7 @@ def test_a_benchmark_without_a_baseline_fails_and_says_how_to_write_one(
 
 def test_another_processor_than_the_baselines_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gate, "BASELINE", tmp_path / "baseline.json")
-    assert gate.check(["old"], lambda name: Slices(1.0, 1.0), 0.1) == 2
+    assert gate.check(["old"], measured(), 0.1) == 2
     assert "make bench-baseline" in capsys.readouterr().err
 
 
@@ -77,8 +83,8 @@ def test_a_baseline_keeps_the_least_slices_and_the_entries_of_others(tmp_path, m
     monkeypatch.setattr(gate, "BASELINE", tmp_path / "baseline.json")
     monkeypatch.setattr(gate, "processor", lambda: "this")
     gate.BASELINE.write_text(json.dumps({"other": {"a": 9.0}, "this": {"a": 8.0, "b": 7.0}}))
-    attempts = Slices(2.0, 1.1), Slices(2.2, 1.0), Slices(2.4, 1.2), Slices(2.1, 1.3)
-    gate.write_baseline(["a"], measured(*attempts))
+    passes = [Slices(2.0, 1.1), Slices(2.2, 1.0), *[Slices(2.4, 1.2)] * (gate.PASSES - 2)]
+    gate.write_baseline(["a"], measured(*passes))
     written = json.loads(gate.BASELINE.read_text())
     assert written == {"other": {"a": 9.0}, "this": {"a": 2.0, "b": 7.0}}
 
@@ -94,13 +100,14 @@ def test_ratios_are_those_to_the_first_of_a_group():
 
 
 @pytest.mark.slow
-def test_a_planted_slowdown_of_15_percent_is_found_and_none_is_not():
-    name = "update mlp/none"
-    work, beside = gate.BENCHMARKS[name].make(), reference.WORK["small"]()
-    slow = cpu.slowed(work, 0.15)
-    as_it_was = gate.measure(work, beside, rounds=100)
-    baseline = {name: as_it_was.ratio}
-    (same,) = judge(lambda _: gate.measure(work, beside), [name], baseline, gate.TOLERANCE)
-    (found,) = judge(lambda _: gate.measure(slow, beside), [name], baseline, gate.TOLERANCE)
-    assert not same.is_slower(gate.TOLERANCE)
-    assert found.is_slower(gate.TOLERANCE)
+def test_a_planted_slowdown_of_15_percent_is_found_and_none_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, "BASELINE", tmp_path / "baseline.json")
+    names = ["update mlp/none", "act mlp/integer"]
+    gate.write_baseline(names, gate.in_a_process)
+    baseline = json.loads(gate.BASELINE.read_text())[gate.processor()]
+    slowed = functools.partial(gate.in_a_process, planted=0.15)
+    same, found = (
+        [verdict.is_slower(gate.TOLERANCE) for verdict in judge(p, names, baseline, gate.TOLERANCE)]
+        for p in (gate.in_a_process, slowed)
+    )
+    assert (same, found) == ([False, False], [True, True])
