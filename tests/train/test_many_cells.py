@@ -146,9 +146,13 @@ def test_ten_thousand_cells_are_planned_skipped_and_tabulated(composer, tmp_path
     mark("check")
     first = grid[0]
     process.write_config(first)
+    config = (first.run_dir / ".hydra" / "config.yaml").read_text()
+    assert config.count("gamma: 0.1\n") == 1
     for cell in grid:
         if cell is not first:
             shutil.copytree(first.run_dir / ".hydra", cell.run_dir / ".hydra")
+        own = config.replace("gamma: 0.1\n", f"gamma: {cell.cfg.algo.learner.gamma}\n")
+        (cell.run_dir / ".hydra" / "config.yaml").write_text(own)
         records.write_json(
             cell.run_dir / "summary.json",
             {"schema_version": records.SCHEMA_VERSION, **summary(range(5)), **cell.axes},
