@@ -299,16 +299,15 @@ def test_bfloat16_halves_what_layers_keep_and_leaves_weights_float32(tmp_path):
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.1)
 
 
-@pytest.mark.parametrize(("saved", "width"), [("codes", 1), ("floats", 4)])
-def test_qat_keeps_codes_and_masks_beside_the_floats(tmp_path, saved, width):
+@pytest.mark.parametrize(("saved", "first", "hidden"), [("codes", 1, 2), ("floats", 4, 4)])
+def test_qat_keeps_codes_beside_the_floats(tmp_path, saved, first, hidden):
     run_dir = run(tmp_path / "cell", "quant=qat8", f"quant.saved={saved}")
     ledger = records.read_summary(run_dir)["memory_bytes"]
     batch, sizes = 8, [(4, 12), (12, 8), (8, 2)]
-    inputs = sum(fan_in for fan_in, _ in sizes)
-    codes = width * batch * inputs  # uint8 or float32
-    masks = batch * (inputs - 4)  # bool; the observation gets no gradient
+    # Codes of hidden layers also say which were clamped; the observation gets no gradient.
+    codes = batch * (first * 4 + hidden * (12 + 8))
     relu = 4 * batch * (12 + 8)
-    assert ledger["activations"] == codes + masks + relu + loss_bytes(batch)
+    assert ledger["activations"] == codes + relu + loss_bytes(batch)
     # Averaged weights, ranges, and twice, for the online network and the target, what is cached.
     weight_codes = sum(4 * (fan_in * fan_out + 2 * fan_out) for fan_in, fan_out in sizes)
     grids = 2 * 4 * (4 + 1 + 1)  # scale and zero, which is also the centre
