@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qbench import layers
+from qbench.product import affine, is_by_numpy, product
 from qbench.quant import ranges
 
 Stride = tuple[int, int] | None
@@ -190,12 +191,12 @@ class FakeQuantLinear(torch.autograd.Function):
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[1]:
             grad_bias = grad.sum(1)
-            grad_weight = grad.transpose(1, 2) @ raw.clamp(0, ctx.top).sub_(centre)  # [S, out, F]
+            grad_weight = product(grad.mT, raw.clamp(0, ctx.top).sub_(centre))  # [S, out, F]
             if not ctx.has_integer_zero:
                 grad_weight -= grad_bias.unsqueeze(-1) * (zero - centre)
             grad_weight *= grid_scale
         if ctx.needs_input_grad[0]:
-            grad_x = _straight_through((grad * scale.unsqueeze(1)) @ weight, raw, ctx.top)
+            grad_x = _straight_through(product(grad * scale.unsqueeze(1), weight), raw, ctx.top)
             grad_x.div_(grid_scale)
         return grad_x, grad_weight, grad_bias, None, None, None
 
@@ -247,10 +248,16 @@ class FakeQuantConv2d(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
+def _affine(centred: Tensor, codes: Codes) -> Tensor:
+    if is_by_numpy(centred):
+        return affine(centred, codes.weight, codes.bias)
+    return torch.baddbmm(codes.bias.unsqueeze(1), centred, codes.weight.mT)
+
+
 def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
     """The layer's output [S, B, out, ...] from centred input codes [S, B, ...]."""
     if stride is None:
-        sums = torch.baddbmm(codes.bias.unsqueeze(1), centred, codes.weight.transpose(1, 2))
+        sums = _affine(centred, codes)
         scale = codes.scale.unsqueeze(1)
     else:
         members = zip(centred, codes.weight, codes.bias, strict=True)

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from qbench import product
+
 PACKAGES = ("torch", "pytorch-lightning", "gymnasium", "hydra-core", "numpy", "wandb")
 
 
@@ -20,6 +22,7 @@ def describe() -> dict[str, Any]:
             "platform": platform.platform(),
             "processor": _processor(),
             "num_cores": os.cpu_count(),
+            "matrix_products": "numpy" if product.IS_WIDER else "torch",
         },
         "git_commit": _git_commit(),
         # Peaks of processes that were started in different ways are not compared.
