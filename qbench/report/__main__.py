@@ -5,6 +5,7 @@ from pathlib import Path
 
 from qbench.records import RunFolderError
 from qbench.report import extras, folders, rows, sheets, stats, write
+from qbench.report.reference import PublishError
 from qbench.report.table import print_rows
 
 
@@ -18,7 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         run_dirs = folders.find_run_dirs(args.dirs)
         write.check_out(out)
-    except (RunFolderError, write.OutError) as error:
+        extras.check(args)
+    except (RunFolderError, write.OutError, PublishError) as error:
         parser.exit(2, f"{error}\n")
     made = rows.make(run_dirs, tolerance=1 - args.threshold)
     print_rows(made, tolerance=1 - args.threshold)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qbench.records import RunFolderError
+from qbench.report import reference
 from qbench.report.folders import Cell
 
 
@@ -26,6 +27,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", type=Path, metavar="DIR", help="compare with the published cells in DIR"
     )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be done whatever the cells are, before any work.
+
+    Raises:
+        PublishError: a bad name, or nothing to compare with.
+    """
+    if args.reference:
+        reference.check_name(args.reference)
+    if args.against:
+        reference.load(args.against)
 
 
 def run(args: argparse.Namespace, cells: Sequence[Cell], folder: Path) -> int:
@@ -59,8 +72,6 @@ def _write_paper(cells: Sequence[Cell], folder: Path) -> int:
 
 
 def _publish(cells: Sequence[Cell], name: str) -> int:
-    from qbench.report import reference
-
     try:
         print(f"Published: {reference.publish(cells, name)}")
     except reference.PublishError as error:
@@ -69,8 +80,6 @@ def _publish(cells: Sequence[Cell], name: str) -> int:
 
 
 def _check(cells: Sequence[Cell], published: Path) -> int:
-    from qbench.report import reference
-
     try:
         passes, sentences = reference.check(cells, reference.load(published))
     except reference.PublishError as error:

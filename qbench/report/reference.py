@@ -32,6 +32,16 @@ class PublishError(Exception):
     """Results could not be published or compared: one sentence with the remedy."""
 
 
+def check_name(name: str) -> None:
+    """Refuse what is not the name of one folder.
+
+    Raises:
+        PublishError: it is a path.
+    """
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise PublishError(f"--reference {name} will not do: it must be the name of one folder.")
+
+
 def publish(cells: Sequence[Cell], name: str, root: Path = ROOT) -> Path:
     """Copy finished cells, small files only, to root/name, replacing what is there.
 
@@ -47,10 +57,10 @@ def publish(cells: Sequence[Cell], name: str, root: Path = ROOT) -> Path:
         The folder, with a README.md that says how each number was made.
 
     Raises:
-        PublishError: nothing is finished, two cells have one name, or it would be too large.
+        PublishError: a bad name, nothing is finished, two cells have one name, or it would be
+            too large.
     """
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise PublishError(f"--reference {name} will not do: it must be the name of one folder.")
+    check_name(name)
     done = [cell for cell in cells if cell.state == "done" and cell.summary]
     if not done:
         raise PublishError("No cell is finished here: there is nothing to publish.")

@@ -225,7 +225,8 @@ def _check_value(cfg: DictConfig, key: str, rule: Number | OneOf) -> None:
     value = OmegaConf.select(cfg, key, default=_ABSENT)
     if value is not _ABSENT and not rule.admits(value):
         # YAML reads 1e4 as 10000.0, which is no whole number.
-        is_meant = isinstance(value, float) and value.is_integer() and rule.admits(int(value))
+        is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+        is_meant = is_whole and rule.admits(int(value))
         example = f", such as {value:.0f}" if is_meant else ""
         raise ConfigError(f"{key}={_spelled(value)} will not do: it must be {rule}{example}.")
 

@@ -5,7 +5,6 @@ Parts are timed inside whole cycles, as a training runs them; an outer part hold
 
 import argparse
 import time
-from collections.abc import Callable
 from typing import Any
 
 from qbench.train.build import Parts
@@ -32,38 +31,21 @@ def parts_of(parts: Parts) -> list[tuple[str, Any, str]]:
     ]
 
 
-class Timed:
-    """A callable that adds up the CPU seconds of its calls."""
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self.seconds = 0.0
-        self._call = call
-
-    def __call__(self, *arguments: Any) -> Any:
-        started = time.process_time()
-        result = self._call(*arguments)
-        self.seconds += time.process_time() - started
-        return result
-
-
 def profile(network: str, quant: str, num_cycles: int, num_rounds: int = 5) -> dict[str, float]:
     """CPU seconds per cycle of each part and of the whole: one env step, one update; the least."""
     parts = benchmarks.warm_parts(network, quant)
     parts.collector.collect(1000)  # past the random actions
-    timed = {}
-    for title, owner, name in parts_of(parts):
-        timed[title] = Timed(getattr(owner, name))
-        setattr(owner, name, timed[title])
+    timed = {title: cpu.Timed(owner, name) for title, owner, name in parts_of(parts)}
     least = dict.fromkeys([*timed, "whole cycle"], float("inf"))
     for _ in range(num_rounds):
         for clock in timed.values():
-            clock.seconds = 0.0
+            clock.spent_s = 0.0
         started = time.process_time()
         for _ in range(num_cycles):
             parts.collector.collect(1)
             (batch,) = parts.sampler.sample(1)
             parts.learner.update(batch)
-        seconds = {title: clock.seconds for title, clock in timed.items()}
+        seconds = {title: clock.spent_s for title, clock in timed.items()}
         seconds["whole cycle"] = time.process_time() - started
         least = {title: min(least[title], seconds[title] / num_cycles) for title in least}
     return least

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 
@@ -24,39 +23,6 @@ ENV_STEPS = 6000
 SWEEP = ["-m", "algo.learner.gamma=0.96,0.97,0.98,0.99", "total_env_steps=20_000", "formats=[]"]
 
 
-class Timed:
-    """A method of a class that adds up the CPU seconds of its calls.
-
-    Attributes:
-        spent_s: CPU seconds of all calls.
-        began_s: of the process when the first call began, CPU seconds.
-        ended_s: of the process when the last call had ended, CPU seconds.
-        first_call_s: wall seconds from the process's start to the first call.
-    """
-
-    def __init__(self, owner: type, name: str) -> None:
-        self.spent_s = self.began_s = self.ended_s = self.first_call_s = 0.0
-        method = getattr(owner, name)
-
-        def timed(*arguments: Any) -> Any:
-            started = time.process_time()
-            if not self.began_s:
-                self.began_s, self.first_call_s = started, _age_s()
-            result = method(*arguments)
-            self.ended_s = time.process_time()
-            self.spent_s += self.ended_s - started
-            return result
-
-        setattr(owner, name, timed)
-
-
-def _age_s() -> float:
-    """Wall seconds since this process was started."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    uptime = float(Path("/proc/uptime").read_text().split()[0])
-    return uptime - ticks / os.sysconf("SC_CLK_TCK")
-
-
 def train(run_dir: Path) -> None:
     """Train the cell of a run folder in this process and print what it took, as JSON."""
     from qbench.algo.dqn import DQN
@@ -64,8 +30,8 @@ def train(run_dir: Path) -> None:
     from qbench.replay import ReplaySampler
     from qbench.train import job
 
-    collect, update = Timed(Collector, "collect"), Timed(DQN, "update")
-    sample = Timed(ReplaySampler, "sample")
+    collect, update = cpu.Timed(Collector, "collect"), cpu.Timed(DQN, "update")
+    sample = cpu.Timed(ReplaySampler, "sample")
     if job.main([str(run_dir)]):
         sys.exit(1)
     cycles_s = collect.spent_s + sample.spent_s + update.spent_s

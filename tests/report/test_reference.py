@@ -137,10 +137,22 @@ def test_the_command_publishes_and_checks(sweep, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         main([str(sweep), "--against", "multirun/reference/paper"])
     assert stop.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--against", "multirun/reference/gone", "gone holds no published results: name a folder"),
+        ("--reference", "a/b", "--reference a/b will not do: it must be the name of one folder."),
+    ],
+)
+def test_the_command_refuses_before_it_works(sweep, capsys, option, value, sentence):
     with pytest.raises(SystemExit) as stop:
-        main([str(sweep), "--against", "multirun/reference/gone"])
+        main([str(sweep), option, value])
     assert stop.value.code == 2
-    assert "multirun/reference/gone holds no published results: name" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert sentence in said.err
 
 
 def test_cells_without_a_namesake_are_refused(sweep, tmp_path):

@@ -45,6 +45,7 @@ def test_what_can_be_trained_passes(composed, choices):
         ("algo.learner.learning_rate=inf", "it must be a number above 0."),
         ("total_env_steps=-1", "total_env_steps=-1 will not do"),
         ("total_env_steps=1e4", "it must be a whole number of at least 1, such as 10000."),
+        ("total_env_steps=1e300", "it must be a whole number of at least 1."),
         ("algo.learner.gamma=2.0", "it must be a number from 0 up to 1."),
         ("total_episodes=0", "it must be a whole number of at least 1 or null."),
         ("log_interval_env_steps=0", "log_interval_env_steps=0 will not do"),
