@@ -7,7 +7,8 @@ happens to lie moves a ratio by several percent too, for as long as the process 
 over the tolerance is measured again in a new process, up to four times, and the least slices of
 all of them count. A spell of noise passes, a slower program does not.
 
-Ratios are those of one kind of processor: baseline.json has an entry for each.
+Ratios are those of one kind of processor, and of the library that multiplies on it
+(`qbench.product`): baseline.json has an entry for each.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from qbench import product
+from qbench.train import provenance
 from tests.bench import cpu, reference
 from tests.bench.benchmarks import BENCHMARKS, Benchmark, Work
 
@@ -154,10 +157,11 @@ def in_a_process(names: list[str], planted: float = 0.0) -> dict[str, Slices]:
     return {name: Slices(*pair) for name, pair in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
+@functools.cache
 def processor() -> str:
-    """The processor's name, by which baselines are kept."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((li.split(":", 1)[1].strip() for li in lines if li.startswith("model name")), "?")
+    """What baselines are kept by: the processor, and whether NumPy multiplies on it."""
+    name: str = provenance.describe()["machine"]["processor"]
+    return f"{name}, products by NumPy" if product.IS_WIDER else name
 
 
 def write_baseline(names: list[str], run_pass: Pass) -> None:
