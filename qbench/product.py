@@ -64,8 +64,16 @@ def _as_array(matrices: Tensor) -> Any:
     return (matrices if is_dense else matrices.contiguous()).detach().numpy()
 
 
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Rows `x` [S, B, in] by `weight` [S, out, in], and `bias` [S, out] -> [S, B, out]."""
+    if not is_by_numpy(x):
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+    result: Tensor = Affine.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return result
+
+
 class Affine(torch.autograd.Function):
-    """`affine`, with a graph."""
+    """`affine` by `product`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -81,9 +89,3 @@ class Affine(torch.autograd.Function):
             product(grad.mT, x) if needs_weight else None,
             grad.sum(1) if needs_bias else None,
         )
-
-
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Rows `x` [S, B, in] by `weight` [S, out, in], and `bias` [S, out], by `product`."""
-    result: Tensor = Affine.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return result

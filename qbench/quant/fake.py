@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qbench import layers
-from qbench.product import affine, is_by_numpy, product
+from qbench.product import affine, product
 from qbench.quant import ranges
 
 Stride = tuple[int, int] | None
@@ -248,16 +248,10 @@ class FakeQuantConv2d(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
-def _affine(centred: Tensor, codes: Codes) -> Tensor:
-    if is_by_numpy(centred):
-        return affine(centred, codes.weight, codes.bias)
-    return torch.baddbmm(codes.bias.unsqueeze(1), centred, codes.weight.mT)
-
-
 def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
     """The layer's output [S, B, out, ...] from centred input codes [S, B, ...]."""
     if stride is None:
-        sums = _affine(centred, codes)
+        sums = affine(centred, codes.weight, codes.bias)
         scale = codes.scale.unsqueeze(1)
     else:
         members = zip(centred, codes.weight, codes.bias, strict=True)

@@ -152,7 +152,7 @@ def _all() -> dict[str, Benchmark]:
             add(kind, update, network, quant)
             add(kind, chunk, network, quant)
     for network in ("mlp", "cnn"):
-        add(KINDS[network], calibrate, network)
+        add("python" if network == "mlp" else "images", calibrate, network)
         add("python", sample, network)
         for acting in ("float", "fake", "integer"):
             add("python" if network == "mlp" else "images", act, network, acting)
