@@ -1,8 +1,8 @@
 """Batched matrix products by whichever of PyTorch and NumPy has the wider vectors.
 
 On AMD processors PyTorch's MKL computes in vectors of 256 bits, also where there are 512. The
-OpenBLAS that NumPy brings takes those: an update of DDPG's 256-256 then takes 0.55 of the time, one
-of DQN's 120-84 0.8.
+OpenBLAS that NumPy brings takes those: a cycle of DDPG's 256-256 with four seeds then takes 0.55 of
+the time, one of DQN's 120-84 with eight seeds 0.8.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_info
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CPU_INFO = Path("/proc/cpuinfo")
 KERNELS_OF_512_BITS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
@@ -36,7 +37,10 @@ LEAST_ROWS = 16  # with fewer the calls take longer than the product
 
 
 def is_by_numpy(a: Tensor) -> bool:
-    """Whether products of `a` [S, M, K] are NumPy's: float32 on a CPU, one thread, no autocast."""
+    """Whether products of `a` [S, M, K] are NumPy's: float32 on a CPU, one thread, no autocast.
+
+    One thread, because NumPy's threads are not torch's to set.
+    """
     return (
         IS_WIDER
         and a.shape[1] >= LEAST_ROWS
@@ -48,16 +52,17 @@ def is_by_numpy(a: Tensor) -> bool:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """[S, M, K] by [S, K, N] -> [S, M, N], for use outside of autograd's sight."""
+    """[S, M, K] by [S, K, N] -> [S, M, N]; no gradient flows through it."""
     if not is_by_numpy(a):
         return a @ b
     out = a.new_empty(len(a), a.shape[1], b.shape[2])
-    np.matmul(_as_array(a), _as_array(b), out=out.numpy())
+    with np.errstate(all="ignore"):  # A diverged seed is frozen by its learner, without a warning.
+        np.matmul(_as_array(a), _as_array(b), out=out.numpy())
     return out
 
 
 def _as_array(matrices: Tensor) -> Any:
-    """Matrices whose rows or columns lie one after the other: others would be summed in a loop."""
+    """Matrices as BLAS takes them, by rows or columns; others NumPy sums in a loop of its own."""
     _, rows, columns = matrices.shape
     _, row, column = matrices.stride()
     is_dense = (column == 1 and row >= columns) or (row == 1 and column >= rows)
@@ -65,7 +70,10 @@ def _as_array(matrices: Tensor) -> Any:
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Rows `x` [S, B, in] by `weight` [S, out, in], and `bias` [S, out] -> [S, B, out]."""
+    """Rows `x` [S, B, in] by `weight` [S, out, in], and `bias` [S, out] -> [S, B, out].
+
+    `qbench.layers.affine` does the same in the form whose gradients torch computes fastest.
+    """
     if not is_by_numpy(x):
         return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
     result: Tensor = Affine.apply(x, weight, bias)  # type: ignore[no-untyped-call]
@@ -73,7 +81,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class Affine(torch.autograd.Function):
-    """`affine` by `product`."""
+    """x W^T + b and its gradients, once, by `product`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -81,6 +89,7 @@ class Affine(torch.autograd.Function):
         return product(x, weight.mT).add_(bias.unsqueeze(1))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from qbench import layers
-from qbench.product import affine, product
+from qbench import layers, product
 from qbench.quant import ranges
 
 Stride = tuple[int, int] | None
@@ -185,18 +185,23 @@ class FakeQuantLinear(torch.autograd.Function):
         return accumulate(centred, codes)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, scale, grid_scale, zero, centre = ctx.saved_tensors
         raw = kept.to(torch.float32)
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[1]:
             grad_bias = grad.sum(1)
-            grad_weight = product(grad.mT, raw.clamp(0, ctx.top).sub_(centre))  # [S, out, F]
+            grad_weight = product.product(
+                grad.mT, raw.clamp(0, ctx.top).sub_(centre)
+            )  # [S, out, F]
             if not ctx.has_integer_zero:
                 grad_weight -= grad_bias.unsqueeze(-1) * (zero - centre)
             grad_weight *= grid_scale
         if ctx.needs_input_grad[0]:
-            grad_x = _straight_through(product(grad * scale.unsqueeze(1), weight), raw, ctx.top)
+            grad_x = _straight_through(
+                product.product(grad * scale.unsqueeze(1), weight), raw, ctx.top
+            )
             grad_x.div_(grid_scale)
         return grad_x, grad_weight, grad_bias, None, None, None
 
@@ -251,7 +256,7 @@ class FakeQuantConv2d(torch.autograd.Function):
 def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
     """The layer's output [S, B, out, ...] from centred input codes [S, B, ...]."""
     if stride is None:
-        sums = affine(centred, codes.weight, codes.bias)
+        sums = product.affine(centred, codes.weight, codes.bias)
         scale = codes.scale.unsqueeze(1)
     else:
         members = zip(centred, codes.weight, codes.bias, strict=True)

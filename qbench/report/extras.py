@@ -35,7 +35,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         PublishError: a bad name, or nothing to compare with.
     """
-    if args.reference:
+    if args.reference is not None:
         reference.check_name(args.reference)
     if args.against:
         reference.load(args.against)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, cells: Sequence[Cell], folder: Path) -> int:
     codes = [0]
     if args.paper:
         codes.append(_write_paper(cells, folder))
-    if args.reference:
+    if args.reference is not None:
         codes.append(_publish(cells, args.reference))
     if args.against:
         codes.append(_check(cells, args.against))

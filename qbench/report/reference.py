@@ -36,7 +36,7 @@ def check_name(name: str) -> None:
     """Refuse what is not the name of one folder.
 
     Raises:
-        PublishError: it is a path.
+        PublishError: it is not.
     """
     if Path(name).name != name or name in ("", ".", ".."):
         raise PublishError(f"--reference {name} will not do: it must be the name of one folder.")
@@ -86,7 +86,7 @@ def check(cells: Sequence[Cell], published: Sequence[Cell]) -> tuple[bool, list[
     """Compare repeated cells with published ones of the same name.
 
     A cell passes if its IQM lies within the published 95 % interval. On the machine of the
-    published run, and with its versions, seeds agree to the last digit, which is said.
+    published run, with its versions and libraries, seeds agree to the last digit, which is said.
 
     Returns:
         Whether all pass, and a sentence for each cell.

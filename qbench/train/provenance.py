@@ -20,9 +20,9 @@ def describe() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **versions},
         "machine": {
             "platform": platform.platform(),
-            "processor": _processor(),
+            "processor": processor(),
             "num_cores": os.cpu_count(),
-            "matrix_products": "numpy" if product.IS_WIDER else "torch",
+            "numpy_is_wider": product.IS_WIDER,
         },
         "git_commit": _git_commit(),
         # Peaks of processes that were started in different ways are not compared.
@@ -30,7 +30,8 @@ def describe() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

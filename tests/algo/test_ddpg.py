@@ -153,6 +153,7 @@ def random_batch(num_seeds, first_seed):
     return Transition(*(torch.stack(field) for field in zip(*members, strict=True)))
 
 
+@pytest.mark.usefixtures("either_library")
 def test_a_seed_is_bit_identical_in_any_population_over_100_updates():
     alone, crowd = population([11]), population([11, 12, 13])
     for i in range(100):

@@ -133,6 +133,7 @@ def test_greedy_action_is_the_best():
     assert learner.act(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])).tolist() == [[0, 1]]
 
 
+@pytest.mark.usefixtures("either_library")
 @pytest.mark.parametrize("num_seeds", [2, 3, 5, 8])
 def test_a_seed_is_bit_identical_in_any_population_over_100_updates(num_seeds):
     alone = make_learner(q_population([11], hidden_sizes=(120, 84)))
@@ -146,6 +147,8 @@ def test_a_seed_is_bit_identical_in_any_population_over_100_updates(num_seeds):
     assert torch.equal(alone.optimizer.flat[0], crowd.optimizer.flat[0])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("either_library")
 def test_a_diverged_seed_is_frozen_and_the_others_bits_do_not_change():
     healthy, stricken = (make_learner(q_population([0, 1, 2])) for _ in range(2))
     for i in range(20):

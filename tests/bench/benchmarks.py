@@ -136,7 +136,7 @@ def report() -> Work:
     return work
 
 
-KINDS = {"mlp": "small", "ddpg": "products", "cnn": "images"}
+KINDS = {"mlp": "population", "ddpg": "products", "cnn": "images"}
 """Network -> what an update of it is timed next to."""
 
 
@@ -156,13 +156,10 @@ def _all() -> dict[str, Benchmark]:
         add("python", sample, network)
         for acting in ("float", "fake", "integer"):
             add("python" if network == "mlp" else "images", act, network, acting)
-    for network, quants in (
-        ("mlp", ["none", "qat8", "qat4"]),
-        ("ddpg", ["none"]),
-        ("cnn", ["none"]),
-    ):
-        for quant in quants:
-            add("python", collect, network, quant)
+    for quant in ("none", "qat8", "qat4"):
+        add("python", collect, "mlp", quant)
+    add("python", collect, "ddpg", "none")
+    add("images", collect, "cnn", "none")
     for quant in ("none", "qat8"):
         made[f"evaluation mlp/{quant}"] = Benchmark(functools.partial(evaluation, quant), "python")
     made["report"] = Benchmark(report, "python")

@@ -4,8 +4,8 @@ A benchmark and a fixed reference of its kind take turns in short slices of CPU 
 core; the ratio of their least slices is compared. What slows the machine slows both, and a slice
 of a few milliseconds finds a quiet moment where a second does not. Where a process's memory
 happens to lie moves a ratio by several percent too, for as long as the process lives: so what is
-over the tolerance is measured again in a new process, up to four times, and the least slices of
-all of them count. A spell of noise passes, a slower program does not.
+over the tolerance is measured again in a new process, some seconds later and up to five times, and
+the least slices of all of them count. A spell of noise passes, a slower program does not.
 
 Ratios are those of one kind of processor, and of the library that multiplies on it
 (`qbench.product`): baseline.json has an entry for each.
@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +33,11 @@ TOLERANCE = 0.1
 
 SLICE_S = 0.006
 ROUNDS = 12
-PASSES = 5
+PASSES = 6
 """Processes that measure a benchmark, at most; a baseline is of as many."""
+
+PAUSE_S = 20.0
+"""Between the processes that measure a benchmark."""
 
 HEAP = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
 """glibc's: it may else give a CNN's memory back at every update, which takes a tenth of one. Jobs
@@ -127,6 +131,7 @@ def judge(
             name for name in names if name in baseline and verdict(name).is_slower(tolerance)
         ]
         if suspects:
+            time.sleep(PAUSE_S)
             slices = joined(slices, run_pass(suspects))
     return [verdict(name) for name in names]
 
@@ -157,10 +162,9 @@ def in_a_process(names: list[str], planted: float = 0.0) -> dict[str, Slices]:
     return {name: Slices(*pair) for name, pair in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
-@functools.cache
 def processor() -> str:
     """What baselines are kept by: the processor, and whether NumPy multiplies on it."""
-    name: str = provenance.describe()["machine"]["processor"]
+    name = provenance.processor()
     return f"{name}, products by NumPy" if product.IS_WIDER else name
 
 
@@ -168,6 +172,7 @@ def write_baseline(names: list[str], run_pass: Pass) -> None:
     """Ratios over all passes, into the entry of this processor."""
     slices = dict(run_pass(names))
     for _ in range(PASSES - 1):
+        time.sleep(PAUSE_S)
         slices = joined(slices, run_pass(names))
     ratios = {name: round(its.ratio, 4) for name, its in slices.items()}
     entries = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}

@@ -1,10 +1,11 @@
 """Fixed work that benchmarks are timed next to; nothing of qbench is in it.
 
 Each kind is bound by what its benchmarks are bound by, so that whatever slows the machine slows
-both: `small` by the dispatch of small tensors, `products` by matrix products, `images` by
+both: `population` by the small products of many networks, `products` by large ones, `images` by
 convolutions, `python` by the interpreter and small arrays. Changing one voids the baseline.
 """
 
+import itertools
 import json
 from collections.abc import Callable
 
@@ -26,11 +27,23 @@ def _learner(network: nn.Module, x: torch.Tensor) -> Work:
     return work
 
 
-def small() -> Work:
-    """An update of a small network, dozens of short operators."""
+def population() -> Work:
+    """An update of eight small networks side by side; their weights and moments fill a cache."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
-    return _learner(network, torch.randn(256, 4))
+    x = torch.randn(8, 128, 4)
+    sizes = itertools.pairwise((4, 120, 84, 2))
+    weights = [torch.randn(8, i, o).div_(i**0.5).requires_grad_() for i, o in sizes]
+    adam = torch.optim.Adam(weights, lr=1e-4, fused=True)
+
+    def work() -> None:
+        y = x
+        for weight in weights:
+            y = torch.bmm(y, weight).relu()
+        adam.zero_grad()
+        y.square().mean().backward()
+        adam.step()
+
+    return work
 
 
 def products() -> Work:
@@ -63,4 +76,4 @@ def python() -> Work:
     return work
 
 
-WORK = {"small": small, "products": products, "images": images, "python": python}
+WORK = {"population": population, "products": products, "images": images, "python": python}

@@ -9,6 +9,11 @@ from tests.bench import gate, ratios, reference
 from tests.bench.gate import Slices, Verdict, judge
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(gate, "PAUSE_S", 0.0)
+
+
 def measured(*passes):
     """A `run_pass` that gives these slices of any benchmark, one after the other."""
     left = iter(passes)
