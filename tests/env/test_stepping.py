@@ -109,11 +109,13 @@ def test_closing_ends_workers_that_nobody_reads():
     assert [process.exitcode for process in envs._processes] == [0, 0]
 
 
+# A shell's job in the background, such as a whole test run, begins with SIGINT ignored.
 PARENT = """
-import functools, time
+import functools, signal, time
 import gymnasium
 from qbench.env.stepping import ProcessEnvs
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     make = functools.partial(gymnasium.make, "CartPole-v1")
     envs = ProcessEnvs(make, num_seeds=1)
     envs.reset([0])
