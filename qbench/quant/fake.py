@@ -192,16 +192,14 @@ class FakeQuantLinear(torch.autograd.Function):
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[1]:
             grad_bias = grad.sum(1)
-            grad_weight = product.product(
-                grad.mT, raw.clamp(0, ctx.top).sub_(centre)
-            )  # [S, out, F]
+            centred = raw.clamp(0, ctx.top).sub_(centre)
+            grad_weight = product.product(grad.mT, centred)  # [S, out, F]
             if not ctx.has_integer_zero:
                 grad_weight -= grad_bias.unsqueeze(-1) * (zero - centre)
             grad_weight *= grid_scale
         if ctx.needs_input_grad[0]:
-            grad_x = _straight_through(
-                product.product(grad * scale.unsqueeze(1), weight), raw, ctx.top
-            )
+            grad_codes = product.product(grad * scale.unsqueeze(1), weight)
+            grad_x = _straight_through(grad_codes, raw, ctx.top)
             grad_x.div_(grid_scale)
         return grad_x, grad_weight, grad_bias, None, None, None
 
