@@ -66,7 +66,19 @@ class PopulationAdam:
         if self.flat.is_cuda or not bool(self.alive.all()):
             self._step_living()
         else:
+            self._move()
+
+    def _move(self) -> None:
+        """An Adam step whose moments are flushed to zero where they sink below 2^-126.
+
+        Those of weights without gradient, a sixth of an MLP's, do so within a thousand updates.
+        No weight's bits depend on them, and they cost an Intel processor three quarters of a step.
+        """
+        torch.set_flush_denormal(True)
+        try:
             self.adam.step()
+        finally:
+            torch.set_flush_denormal(False)
 
     def _step_living(self) -> None:
         """An Adam step after which the frozen seeds' rows are what they were."""
@@ -74,7 +86,7 @@ class PopulationAdam:
         self.grad.masked_fill_(frozen, 0.0)
         kept = [self.flat, *self.moments()]
         before = [tensor.clone() for tensor in kept]
-        self.adam.step()
+        self._move()
         for tensor, old in zip(kept, before, strict=True):
             tensor.copy_(torch.where(frozen, old, tensor))
 
