@@ -6,6 +6,7 @@ a copy of the learner that is taken anew now and then. Evaluations are the learn
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from qbench import layers
 from qbench.quant.layer import QuantLayer
 from qbench.quant.population import IntegerPopulation
+from qbench.quant.trace import ConversionError
+from qbench.train.arrays import ArrayNetwork
 from qbench.types import ActionArray, BehaviourPolicy, EnvSpec, FloatArray, Learner, ObsArray
 
 
@@ -63,20 +66,30 @@ def behaviour_policy(
     elif refresh_updates > 1:
         network = TorchNetwork(learner.network, is_copied=True)
     else:
-        return LearnerPolicy(learner)
+        return LearnerPolicy(learner, spec)
     return RefreshedPolicy(network, spec, refresh_updates)
 
 
 class LearnerPolicy:
-    """The learner's own greedy actions: always up to date."""
+    """The learner's own greedy actions: always up to date.
+
+    In NumPy where its network has such a form, else by the learner.
+    """
 
     num_bytes = 0
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: Learner, spec: EnvSpec) -> None:
         self._learner = learner
+        self._is_discrete = spec.num_actions is not None
+        self._arrays: ArrayNetwork | None = None
+        with suppress(ConversionError):
+            self._arrays = ArrayNetwork(learner.network)
 
     def __call__(self, obs: ObsArray, /) -> ActionArray:
         """Actions [S, *action_shape] at obs [S, *obs_shape]."""
+        if self._arrays is not None:
+            outputs = self._arrays(obs)
+            return outputs.argmax(axis=-1) if self._is_discrete else outputs
         rows = torch.from_numpy(obs).unsqueeze(1).to(self._learner.alive.device)
         return self._learner.act(rows)[:, 0].cpu().numpy()
 

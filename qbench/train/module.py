@@ -119,7 +119,7 @@ class PopulationModule(LightningModule):
 
     def _accumulate(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] += 1
 
     def state(self) -> State:

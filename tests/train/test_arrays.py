@@ -1,0 +1,117 @@
+"""A population in NumPy at one observation each: what the torch network computes there."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from qbench import layers
+from qbench.network.cnn import CNN
+from qbench.network.heads import Actor, QNetwork
+from qbench.quant.trace import ConversionError
+from qbench.train.acting import behaviour_policy
+from qbench.train.arrays import ArrayNetwork
+from qbench.types import EnvSpec
+from tests.algo.test_ddpg import BOX
+from tests.algo.test_dqn import random_batch
+from tests.quant.test_learned import LEARNED
+from tests.quant.test_qat import learner_of, observations, scheme
+from tests.toys import mlp, q_population
+
+OBS = observations(3, 50).numpy()
+
+
+def outputs(network, obs=OBS):
+    return np.stack([network(obs[:, i]) for i in range(obs.shape[1])], axis=1)
+
+
+@torch.no_grad()
+def expected(module, obs=OBS):
+    return module.eval()(torch.from_numpy(obs)).numpy()
+
+
+def test_a_layer_by_hand():
+    weight = nn.Parameter(torch.tensor([[[1.0, 2.0], [3.0, -4.0]]]))
+    layer = layers.Linear(weight, nn.Parameter(torch.tensor([[0.5, 0.0]])))
+    network = ArrayNetwork(nn.Sequential(layer))
+    assert network(np.array([[1.0, 1.0]], np.float32)).tolist() == [[3.5, -1.0]]
+
+
+def test_float_networks_agree_to_rounding_and_follow_updates_in_place():
+    learner = learner_of(q_population([0, 1, 2]), learning_rate=0.02)
+    network = ArrayNetwork(learner.network)
+    for i in range(5):
+        learner.update(random_batch(3, first_seed=i))
+        before = outputs(network)
+        np.testing.assert_allclose(before, expected(learner.network), rtol=1e-5, atol=1e-6)
+    learner.update(random_batch(3))
+    assert (outputs(network) != before).any()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"bits": 4}, {"bits": 1}, {"granularity": "tensor", "grid": "affine"}, LEARNED],
+    ids=["8", "4", "1", "affine", "learned"],
+)
+def test_quantized_networks_agree_bit_for_bit_after_every_update(changes):
+    learner = learner_of(scheme(**changes).prepare(q_population([0, 1, 2])), learning_rate=0.02)
+    network = ArrayNetwork(learner.network)
+    for i in range(5):
+        learner.update(random_batch(3, first_seed=i))
+        assert np.array_equal(outputs(network), expected(learner.network))
+
+
+def test_a_layer_that_does_not_quantize_yet_is_a_float_one():
+    quant = scheme(2, schedule={"delay_env_steps": 10, "freeze_env_steps": None})
+    learner = learner_of(quant.prepare(q_population([0, 1, 2])))
+    quant.advance(learner.network, 0, is_target=False)
+    network = ArrayNetwork(learner.network)
+    learner.update(random_batch(3))
+    in_float = outputs(network)
+    np.testing.assert_allclose(in_float, expected(learner.network), rtol=1e-5, atol=1e-6)
+    quant.advance(learner.network, 10, is_target=False)
+    assert (outputs(network) != in_float).any()
+    assert np.array_equal(outputs(network), expected(learner.network))
+
+
+@pytest.mark.parametrize("quant", [None, scheme()], ids=["none", "qat8"])
+def test_an_actor_ends_in_its_box(quant):
+    actor = layers.populate(lambda: Actor(make_torso=mlp([24, 16]), spec=BOX), [0, 1])
+    actor = actor if quant is None else quant.prepare(actor)
+    obs = observations(2, 50).numpy()[..., : BOX.obs_shape[0]]
+    found = outputs(ArrayNetwork(actor), obs)
+    np.testing.assert_allclose(found, expected(actor, obs), rtol=1e-5, atol=1e-6)
+    assert found.shape == (2, 50, *BOX.action_shape)
+
+
+@pytest.mark.parametrize("quant", [None, scheme()], ids=["none", "qat8"])
+def test_a_seeds_bits_do_not_depend_on_the_others(quant):
+    alone, crowd = (
+        net if quant is None else quant.prepare(net)
+        for net in (q_population([1]), q_population([0, 1, 2]))
+    )
+    assert np.array_equal(
+        outputs(ArrayNetwork(alone), OBS[1:2])[0], outputs(ArrayNetwork(crowd))[1]
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_seed_of_no_numbers_says_nothing():
+    network = q_population([0, 1, 2])
+    with torch.no_grad():
+        next(network.parameters())[1] = float("inf")
+    found = outputs(ArrayNetwork(network))
+    assert not np.isfinite(found[1]).all() and np.isfinite(found[[0, 2]]).all()
+
+
+def test_images_are_acted_on_by_the_learner():
+    spec = EnvSpec(id="toy", obs_shape=(1, 10, 10), num_actions=2, obs_high=1)
+    make_torso = lambda obs_shape: CNN(  # noqa: E731
+        obs_shape=obs_shape, channels=[2], kernel_sizes=[3], strides=[1], hidden_size=4
+    )
+    learner = learner_of(layers.populate(lambda: QNetwork(make_torso=make_torso, spec=spec), [0]))
+    with pytest.raises(ConversionError, match="acting in arrays"):
+        ArrayNetwork(learner.network)
+    obs = np.random.default_rng(0).integers(0, 2, (1, 1, 10, 10), np.uint8)
+    policy = behaviour_policy(learner, spec, acting="fake", refresh_updates=1)
+    assert policy(obs)[0] == learner.act(torch.from_numpy(obs)[:, None])[0, 0]
