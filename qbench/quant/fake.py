@@ -157,8 +157,9 @@ def _centred(raw: Tensor, grid: Grid, saved: str, needs_x: bool) -> tuple[Tensor
 
 
 def _straight_through(grad: Tensor, raw: Tensor, top: int) -> Tensor:
-    """A gradient by codes, and zero where `raw`, whole numbers, is clamped."""
-    return torch.ops.aten.hardtanh_backward(grad, raw, -0.5, top + 0.5)
+    """A gradient, in place: zero where `raw`, whole numbers, is clamped."""
+    backward = torch.ops.aten.hardtanh_backward.grad_input
+    return backward(grad, raw, -0.5, top + 0.5, grad_input=grad)
 
 
 class FakeQuantLinear(torch.autograd.Function):
@@ -188,19 +189,18 @@ class FakeQuantLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, scale, grid_scale, zero, centre = ctx.saved_tensors
-        raw = kept.to(torch.float32)
+        raw = kept.to(torch.float32, copy=True)
         grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            values = weight * (scale.unsqueeze(2) / grid_scale)  # of the weights
+            grad_x = _straight_through(product.product(grad, values), raw, ctx.top)
         if ctx.needs_input_grad[1]:
             grad_bias = grad.sum(1)
-            centred = raw.clamp(0, ctx.top).sub_(centre)
+            centred = raw.clamp_(0, ctx.top).sub_(centre)
             grad_weight = product.product(grad.mT, centred)  # [S, out, F]
             if not ctx.has_integer_zero:
                 grad_weight -= grad_bias.unsqueeze(-1) * (zero - centre)
             grad_weight *= grid_scale
-        if ctx.needs_input_grad[0]:
-            grad_codes = product.product(grad * scale.unsqueeze(1), weight)
-            grad_x = _straight_through(grad_codes, raw, ctx.top)
-            grad_x.div_(grid_scale)
         return grad_x, grad_weight, grad_bias, None, None, None
 
 
@@ -230,7 +230,7 @@ class FakeQuantConv2d(torch.autograd.Function):
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         raw = kept.to(torch.float32)
         centred = raw.clamp(0, ctx.top).sub_(centre)
-        weight = codes * scale[..., None, None, None]
+        weight = codes * (scale[..., None, None, None] / grid_scale)  # the values of the weights
         pairs = [
             torch.ops.aten.convolution_backward(
                 *members, None, ctx.stride, [0, 0], [1, 1], False, [0, 0], 1,
@@ -247,7 +247,6 @@ class FakeQuantConv2d(torch.autograd.Function):
             grad_weight *= grid_scale
         if needs_x:
             grad_x = _straight_through(layers.joined([pair[0] for pair in pairs]), raw, ctx.top)
-            grad_x.div_(grid_scale)
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
