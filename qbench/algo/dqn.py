@@ -83,7 +83,8 @@ class DQN:
 
     def update(self, batch: Transition) -> Metrics:
         """One gradient step for every seed on its own minibatch of B transitions."""
-        self.network.train()
+        if not self.network.training:
+            self.network.train()
         loss, metrics = self.loss(batch)
         self.optimizer.step(loss)
         return metrics

@@ -58,7 +58,7 @@ class PopulationAdam:
         grads = torch.autograd.grad(loss.sum(), self._parameters, materialize_grads=True)
         torch.cat([*(g.flatten(1) for g in grads), self._padding], dim=1, out=self.grad)
         norm = torch.linalg.vector_norm(self.grad, dim=1)  # [S]
-        self.alive &= norm.isfinite() & loss.detach().isfinite()
+        self.alive &= (norm + loss.detach()).isfinite()
         if self._max_grad_norm is not None:
             clip = (self._max_grad_norm / (norm + 1e-6)).clamp_(max=1.0)
             self.grad.mul_(clip.unsqueeze(1))
