@@ -5,7 +5,7 @@ a copy of the learner that is taken anew now and then. Evaluations are the learn
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -62,36 +62,27 @@ def behaviour_policy(
         network = IntegerPopulation(learner.network)
     elif acting == "float":
         floats = layers.swap_layers(learner.network, _as_float)
-        network = TorchNetwork(floats, is_copied=refresh_updates > 1)
+        network = ModuleNetwork(floats, is_copied=refresh_updates > 1)
     elif refresh_updates > 1:
-        network = TorchNetwork(learner.network, is_copied=True)
+        network = ModuleNetwork(learner.network, is_copied=True)
     else:
         return LearnerPolicy(learner, spec)
     return RefreshedPolicy(network, spec, refresh_updates)
 
 
 class LearnerPolicy:
-    """The learner's own greedy actions: always up to date.
-
-    In NumPy where its network has such a form, else by the learner.
-    """
+    """The greedy actions of the learner's own network: always up to date."""
 
     num_bytes = 0
 
     def __init__(self, learner: Learner, spec: EnvSpec) -> None:
-        self._learner = learner
+        self._outputs = _outputs_of(learner.network)
         self._is_discrete = spec.num_actions is not None
-        self._arrays: ArrayNetwork | None = None
-        with suppress(ConversionError):
-            self._arrays = ArrayNetwork(learner.network)
 
     def __call__(self, obs: ObsArray, /) -> ActionArray:
         """Actions [S, *action_shape] at obs [S, *obs_shape]."""
-        if self._arrays is not None:
-            outputs = self._arrays(obs)
-            return outputs.argmax(axis=-1) if self._is_discrete else outputs
-        rows = torch.from_numpy(obs).unsqueeze(1).to(self._learner.alive.device)
-        return self._learner.act(rows)[:, 0].cpu().numpy()
+        outputs = self._outputs(obs)
+        return outputs.argmax(axis=-1) if self._is_discrete else outputs
 
     def count_updates(self, num_updates: int) -> None:
         """Nothing: there is nothing to take anew."""
@@ -148,8 +139,8 @@ class RefreshedPolicy:
         self._network.restore(state["network"])
 
 
-class TorchNetwork:
-    """A network in torch.
+class ModuleNetwork:
+    """A network as its modules compute it.
 
     Args:
         source: the network of S seeds that is followed.
@@ -160,6 +151,7 @@ class TorchNetwork:
         self._source = source
         self._network = copy.deepcopy(source).requires_grad_(False) if is_copied else source
         self._network.eval()
+        self._outputs = _outputs_of(self._network)
         self._pairs = list(zip(_tensors(self._network), _tensors(source), strict=True))
         self._is_copied = is_copied
 
@@ -179,12 +171,9 @@ class TorchNetwork:
                 own.copy_(value)
         self._network.eval()
 
-    @torch.no_grad()
     def __call__(self, obs: ObsArray, /) -> FloatArray:
         """Outputs [S, A] at obs [S, *obs_shape]."""
-        rows = torch.from_numpy(obs).unsqueeze(1).to(self._pairs[0][0].device)
-        outputs: FloatArray = self._network(rows)[:, 0].cpu().numpy()
-        return outputs
+        return self._outputs(obs)
 
     def state(self) -> list[Any]:
         """Its parameters and ranges."""
@@ -195,6 +184,21 @@ class TorchNetwork:
         """Inverse of `state`."""
         if state:
             self._take(state)
+
+
+def _outputs_of(module: nn.Module) -> Callable[[ObsArray], FloatArray]:
+    """What `module` computes in eval mode at one observation per seed, in whatever it can."""
+    with suppress(ConversionError):
+        return ArrayNetwork(module)
+    device = next(module.parameters()).device
+
+    @torch.no_grad()
+    def outputs(obs: ObsArray, /) -> FloatArray:
+        if module.training:
+            module.eval()
+        return module(torch.from_numpy(obs).unsqueeze(1).to(device))[:, 0].cpu().numpy()
+
+    return outputs
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qbench import layers
-from qbench.train.acting import LearnerPolicy, RefreshedPolicy, TorchNetwork, behaviour_policy
+from qbench.train.acting import LearnerPolicy, ModuleNetwork, RefreshedPolicy, behaviour_policy
 from qbench.types import EnvSpec
 from tests.algo.test_dqn import random_batch
 from tests.quant.test_qat import learner_of, observations, scheme
@@ -55,7 +55,7 @@ def test_fake_acting_is_the_learners_own():
     learner = quantized_learner()
     policy = policy_of(learner, "fake")
     assert isinstance(policy, LearnerPolicy) and policy.num_bytes == 0
-    copied = RefreshedPolicy(TorchNetwork(learner.network, is_copied=True), SPEC, 1)
+    copied = RefreshedPolicy(ModuleNetwork(learner.network, is_copied=True), SPEC, 1)
     for i in range(5):
         update(learner, copied, i)
         expected = learner.act(torch.from_numpy(OBS)).numpy()

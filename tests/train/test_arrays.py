@@ -104,7 +104,7 @@ def test_a_seed_of_no_numbers_says_nothing():
     assert not np.isfinite(found[1]).all() and np.isfinite(found[[0, 2]]).all()
 
 
-def test_images_are_acted_on_by_the_learner():
+def test_images_are_acted_on_in_torch():
     spec = EnvSpec(id="toy", obs_shape=(1, 10, 10), num_actions=2, obs_high=1)
     make_torso = lambda obs_shape: CNN(  # noqa: E731
         obs_shape=obs_shape, channels=[2], kernel_sizes=[3], strides=[1], hidden_size=4
