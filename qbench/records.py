@@ -29,6 +29,7 @@ NOT_IDENTITY = (
 """Config keys that say how many, where and for whom, not what: no part of a cell's name."""
 
 NEUTRAL = {
+    "env.invert": False,
     "replay.dtype": "float32",
     "algo.loop.target_dtype": "float32",
     "algo.learner.moments_dtype": "float32",

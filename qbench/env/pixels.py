@@ -23,6 +23,7 @@ class RenderedEnv:
         kwargs: passed to `gymnasium.make`.
         screen_size: width and height of an observation, in pixels.
         frame_stack: pictures in one observation, the oldest first.
+        invert: black for white: a background of zeros, where an env draws on white.
         stepping: how the envs of a population are stepped: serial or processes.
     """
 
@@ -33,6 +34,7 @@ class RenderedEnv:
         kwargs: Mapping[str, Any],
         screen_size: int,
         frame_stack: int,
+        invert: bool,
         stepping: str,
     ) -> None:
         check_stepping(stepping, f"the picture of {id}")
@@ -40,6 +42,7 @@ class RenderedEnv:
         self._kwargs = dict(kwargs)
         self._screen_size = screen_size
         self._frame_stack = frame_stack
+        self._invert = invert
         self._stepping = stepping
 
     def make(self) -> gymnasium.Env[Any, Any]:
@@ -52,7 +55,7 @@ class RenderedEnv:
             )
         except TypeError as error:
             raise ValueError(f"{self._id} cannot be drawn: {error}") from error
-        picture = GreyPicture(without_memory(env), self._screen_size)
+        picture = GreyPicture(without_memory(env), self._screen_size, invert=self._invert)
         return FrameStackObservation(picture, self._frame_stack)
 
     def make_training(self, num_seeds: int) -> Envs:
@@ -74,7 +77,7 @@ class GreyPicture(gymnasium.ObservationWrapper[Any, Any, Any]):
     Grey first is within 1 of shrinking in colour and takes two thirds of the time.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], size: int) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], size: int, *, invert: bool) -> None:
         super().__init__(env)
         modes = env.metadata.get("render_modes", [])
         if "rgb_array" not in modes:
@@ -82,9 +85,11 @@ class GreyPicture(gymnasium.ObservationWrapper[Any, Any, Any]):
             raise ValueError(f"{name} cannot be drawn: it renders to {modes}, not to rgb_array.")
         self.observation_space = spaces.Box(0, 255, (size, size), np.uint8)
         self._size = size
+        self._invert = invert
         self._cv2 = load_cv2()
 
     def observation(self, observation: Any) -> ObsArray:
         cv2 = self._cv2
         grey = cv2.cvtColor(self.env.render(), cv2.COLOR_RGB2GRAY)
-        return cv2.resize(grey, (self._size, self._size), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(grey, (self._size, self._size), interpolation=cv2.INTER_AREA)
+        return cv2.bitwise_not(small) if self._invert else small

@@ -41,6 +41,7 @@ def train_cell(
         stop: whether the training has been asked to stop.
     """
     _quiet_lightning()
+    ledger.keep_freed_memory()
     stop = stop or Stop()
     seeds = range(cfg.seed, cfg.seed + cfg.num_seeds)
     if not (run_dir / "summary.json").exists():

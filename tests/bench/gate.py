@@ -40,8 +40,7 @@ PAUSE_S = 20.0
 """Between the processes that measure a benchmark."""
 
 HEAP = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
-"""glibc's: it may else give a CNN's memory back at every update, which takes a tenth of one. Jobs
-leave it to glibc, so that the gate does not see this."""
+"""glibc's, as jobs set them (`ledger.keep_freed_memory`), for benchmarks that are no jobs."""
 
 REMEDY = "where it is meant to be slower, make bench-baseline renews the baseline"
 

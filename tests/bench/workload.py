@@ -141,10 +141,12 @@ def build_parts(overrides: list[str]) -> build.Parts:
 
 def qbench_runner(overrides: list[str]) -> Callable[[int], None]:
     """`advance(n)`: n env steps of every seed with their updates, by the module of a real run."""
+    from qbench.train import ledger
     from qbench.train.average import Average
     from qbench.train.module import PopulationModule, Snapshots
     from qbench.train.stop import Stop
 
+    ledger.keep_freed_memory()
     parts = build_parts(overrides)
     stops: list[int] = []
     module = PopulationModule(

@@ -32,8 +32,10 @@ class Painted(gymnasium.Env):
         return frame
 
 
-def rendered(id="CartPole-v1", *, stepping="serial"):
-    return RenderedEnv(id=id, kwargs={}, screen_size=84, frame_stack=4, stepping=stepping)
+def rendered(id="CartPole-v1", *, invert=False, stepping="serial"):
+    return RenderedEnv(
+        id=id, kwargs={}, screen_size=84, frame_stack=4, invert=invert, stepping=stepping
+    )
 
 
 def test_spec_of_the_seed_papers_input():
@@ -53,12 +55,20 @@ def test_spec_of_the_seed_papers_input():
 def test_grey_is_luma_of_bt_601(colour, grey):
     env = Painted()
     env.colour = colour
-    picture, _ = GreyPicture(env, 2).reset()
+    picture, _ = GreyPicture(env, 2, invert=False).reset()
     assert picture.tolist() == [[grey, 255], [grey, 255]]
 
 
+def test_an_inverted_picture_is_white_on_black():
+    plain, inverted = (rendered(invert=invert).make() for invert in (False, True))
+    obs, _ = plain.reset(seed=3)
+    found, _ = inverted.reset(seed=3)
+    assert np.array_equal(found, 255 - obs) and np.median(found) == 0
+    assert rendered(invert=True).describe() == rendered().describe()
+
+
 def test_shrinking_averages_areas():
-    picture, _ = GreyPicture(Painted(), 1).reset()
+    picture, _ = GreyPicture(Painted(), 1, invert=False).reset()
     assert picture.tolist() == [[128]]  # half black, half white: 127.5, rounded to even
 
 
@@ -91,7 +101,7 @@ def test_worker_processes_change_no_bit():
 
 def test_an_env_without_pictures_is_refused_in_one_sentence(monkeypatch):
     with pytest.raises(ValueError, match="cannot be drawn: it renders to"):
-        GreyPicture(Counter(), 84)
+        GreyPicture(Counter(), 84, invert=False)
     spec = gymnasium.envs.registration.EnvSpec("Counter-v0", entry_point=Counter)
     monkeypatch.setitem(gymnasium.registry, "Counter-v0", spec)
     with (

@@ -28,8 +28,21 @@ def test_trimming_gives_back_pages_that_are_free_below_a_block_in_use():
     assert len(in_use) == 2001
 
 
-def test_trimming_is_nothing_where_the_c_library_cannot(monkeypatch):
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_what_an_update_frees_is_kept_until_the_heap_is_trimmed():
+    ledger.keep_freed_memory()
+    ledger.trim_heap()
+    before = ledger.rss_bytes()
+    for _ in range(3):
+        torch.ones(5 * 2**20)  # 20 MiB
+        assert ledger.rss_bytes() - before > 15 * 2**20
+    ledger.trim_heap()
+    assert ledger.rss_bytes() - before < 5 * 2**20
+
+
+def test_both_are_nothing_where_the_c_library_cannot(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    ledger.keep_freed_memory()
     ledger.trim_heap()
 
 
