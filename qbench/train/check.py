@@ -144,6 +144,7 @@ ENV_RULES: dict[str, Number | OneOf] = {
     "frame_skip": COUNT,
     "frame_stack": COUNT,
     "screen_size": COUNT,
+    "invert": FLAG,
     "noop_max": COUNT_OR_ZERO,
     "max_episode_frames": COUNT,
     "max_episode_steps": COUNT,

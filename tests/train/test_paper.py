@@ -3,6 +3,7 @@
 import pytest
 
 from qbench.train.check import check_cell
+from qbench.train.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -43,9 +44,11 @@ def test_pixels_are_the_papers_input_and_network(composed):
     pytest.importorskip("cv2", reason="the atari extra is not installed")
     cfg = composed("experiment=paper_pixels", "quant=paper8")
     check_cell(cfg)
-    assert (cfg.env.screen_size, cfg.env.frame_stack) == (84, 4)
+    assert (cfg.env.screen_size, cfg.env.frame_stack, cfg.env.invert) == (84, 4, False)
     assert (list(cfg.network.channels), cfg.network.hidden_size) == ([16, 32], 256)
     assert cfg.total_episodes == 200
+    with pytest.raises(ConfigError, match=r"env\.invert=7 will not do: it must be true or false"):
+        check_cell(composed("experiment=paper_pixels", "env.invert=7"))
 
 
 def test_the_command_line_beats_an_experiments_settings_for_an_env(composed):
