@@ -238,7 +238,11 @@ class Learner(Stateful, Protocol):
         ...
 
     def act(self, obs: Tensor) -> Tensor:
-        """Greedy actions [S, B, *action_shape] at obs [S, B, *obs_shape]; moves no range."""
+        """Greedy actions [S, B, *action_shape] at obs [S, B, *obs_shape]; moves no range.
+
+        Those that `network` says, as when it collects and is deployed: the action of its greatest
+        output, or with a Box its outputs.
+        """
         ...
 
     def sync_target(self, tau: float) -> None:

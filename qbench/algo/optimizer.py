@@ -71,8 +71,9 @@ class PopulationAdam:
     def _move(self) -> None:
         """An Adam step whose moments are flushed to zero where they sink below 2^-126.
 
-        Those of weights without gradient, a sixth of an MLP's, do so within a thousand updates.
-        No weight's bits depend on them, and they cost an Intel processor three quarters of a step.
+        Those of weights without gradient, a sixth of an MLP's, do so within a thousand updates and
+        cost an Intel processor three quarters of a step. They could move a weight by less than
+        1e-29. Torch's other threads, where it has any, keep theirs.
         """
         torch.set_flush_denormal(True)
         try:

@@ -189,7 +189,7 @@ class FakeQuantLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, scale, grid_scale, zero, centre = ctx.saved_tensors
-        raw = kept.to(torch.float32, copy=True)
+        raw = kept.to(torch.float32, copy=True)  # Floats that are kept are not to be clamped.
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             values = weight * (scale.unsqueeze(2) / grid_scale)  # of the weights

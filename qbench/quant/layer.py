@@ -43,7 +43,8 @@ class QuantLayer(layers.Seeded):
 
     The input's range moves in train mode with gradients on, and nowhere else. Codes are cached
     from one such forward to the next, and until the mode is set anew: whoever changes weights
-    sets the mode before the next forward (an optimizer writes past autograd's version counters).
+    sets the mode before the next other forward (an optimizer writes past autograd's version
+    counters).
     `set_phase` makes it a float layer, or one whose range stands still.
 
     Args:

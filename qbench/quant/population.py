@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from qbench.quant.convert import FixedPoint, fixed_point
 from qbench.quant.integer import TanhToBox
 from qbench.quant.layer import QuantLayer
-from qbench.quant.trace import ConversionError, Stage, chain
+from qbench.quant.trace import Chain, ConversionError, Stage, chain
 from qbench.types import FloatArray, ObsArray
 
 Array = npt.NDArray[Any]
@@ -40,10 +40,7 @@ class IntegerPopulation:
         self._input: _Input | None = None
         following = [*found.stages[1:], None]
         self._layers = [_Layer(*pair) for pair in zip(found.stages, following, strict=True)]
-        self._box: TanhToBox | None = None
-        if found.box is not None:
-            scale, offset = (_array(t)[:, 0] for t in (found.box.scale, found.box.offset))
-            self._box = TanhToBox(scale=scale, offset=offset)  # [S, A]
+        self._box = box_in_arrays(found)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -85,6 +82,22 @@ class IntegerPopulation:
             layer.restore(stored)
 
 
+def box_in_arrays(found: Chain) -> TanhToBox | None:
+    """What ends a population of actors, with bounds [S, A]."""
+    if found.box is None:
+        return None
+    scale, offset = (_array(t)[:, 0] for t in (found.box.scale, found.box.offset))
+    return TanhToBox(scale=scale, offset=offset)
+
+
+def encoded(scaled: FloatArray, zero: Array, top: int) -> FloatArray:
+    """`fake.encode` of what is divided by the grid's scale already, in place."""
+    scaled += zero
+    np.rint(scaled, out=scaled)
+    np.maximum(scaled, 0, out=scaled)
+    return np.minimum(scaled, top, out=scaled)
+
+
 class _Input(NamedTuple):
     """The quantization of observations."""
 
@@ -99,10 +112,7 @@ class _Input(NamedTuple):
         if self.takes_bytes:
             return codes
         codes *= self.inverse
-        codes += self.zero
-        np.rint(codes, out=codes)
-        np.maximum(codes, 0, out=codes)
-        return np.minimum(codes, self.top, out=codes)
+        return encoded(codes, self.zero, self.top)
 
     def leaves_bytes(self, high: int | None) -> bool:
         """Whether every byte up to `high` is its own code: so with 8 bits and images to 255."""

@@ -140,7 +140,7 @@ class RefreshedPolicy:
 
 
 class ModuleNetwork:
-    """A network as its modules compute it.
+    """The network of a module, its own or a copy.
 
     Args:
         source: the network of S seeds that is followed.

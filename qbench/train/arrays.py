@@ -12,23 +12,22 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from qbench import layers
-from qbench.quant import fake
-from qbench.quant.integer import TanhToBox
 from qbench.quant.layer import QuantLayer
+from qbench.quant.population import box_in_arrays, encoded
 from qbench.quant.trace import ConversionError, Stage, chain
 from qbench.types import FloatArray, ObsArray
 
 
 class ArrayNetwork:
-    """What `module` computes in eval mode, [S, *obs_shape] -> [S, A]: by the same numbers, always.
+    """What `module` computes in eval mode as it stands, [S, *obs_shape] -> [S, A].
 
-    Float layers are followed in place, quantized ones by the codes that they cache.
+    Weights are followed in place, quantized layers by the codes that they cache.
 
     Args:
-        module: a population of `layers.Linear` and `QuantLayer` on a CPU.
+        module: a population of `layers.Linear` and `QuantLayer` on a CPU, and nothing else.
 
     Raises:
-        ConversionError: anything else.
+        ConversionError: it is something else.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -38,10 +37,7 @@ class ArrayNetwork:
         self._module = module
         self._has_codes = any(isinstance(stage.layer, QuantLayer) for stage in found.stages)
         self._layers = [_in_arrays(stage) for stage in found.stages]
-        self._box: TanhToBox | None = None
-        if found.box is not None:
-            scale, offset = (_array(t)[:, 0] for t in (found.box.scale, found.box.offset))
-            self._box = TanhToBox(scale=scale, offset=offset)  # [S, A]
+        self._box = box_in_arrays(found)
 
     def __call__(self, obs: ObsArray, /) -> FloatArray:
         """Outputs [S, A] at obs [S, *obs_shape]."""
@@ -55,12 +51,18 @@ class ArrayNetwork:
 
 
 def _in_arrays(stage: Stage) -> Callable[[FloatArray], FloatArray]:
-    match stage.layer:
-        case layers.Linear():
-            return _Linear(stage.layer, has_relu=stage.has_relu)
-        case QuantLayer(stride=None):
-            return _FakeQuantLinear(stage.layer, has_relu=stage.has_relu)
-    raise ConversionError(f"acting in arrays has no form for {type(stage.layer).__name__}.")
+    layer = stage.layer
+    # A subclass may compute something else.
+    if type(layer) is layers.Linear:
+        return _Linear(layer, has_relu=stage.has_relu)
+    if isinstance(layer, QuantLayer) and layer.stride is None and _infers_as_quant_layer(layer):
+        return _FakeQuantLinear(layer, has_relu=stage.has_relu)
+    raise ConversionError(f"acting in arrays has no form for {type(layer).__name__}.")
+
+
+def _infers_as_quant_layer(layer: QuantLayer) -> bool:
+    kind = type(layer)
+    return kind.forward is QuantLayer.forward and kind._infer is QuantLayer._infer
 
 
 class _Linear:
@@ -77,40 +79,25 @@ class _Linear:
 
 
 class _FakeQuantLinear:
-    """`fake.accumulate` of `fake.encode`: sums of codes are exact, so that no bit differs."""
+    """`fake.accumulate` of `fake.encode`, bit for bit where sums of codes stay below 2^24."""
 
     def __init__(self, layer: QuantLayer, *, has_relu: bool) -> None:
         self._layer = layer
         self._float = _Linear(layer, has_relu=has_relu)
         self._has_relu = has_relu
-        self._taken: tuple[fake.Grid, fake.Codes] | None = None
 
     def __call__(self, x: FloatArray) -> FloatArray:
         if not self._layer.is_quantizing:
             return self._float(x)
-        self._take()
-        raw = x * self._inverse
-        raw += self._zero
-        np.rint(raw, out=raw)
-        np.maximum(raw, 0, out=raw)
-        np.minimum(raw, self._top, out=raw)
-        raw -= self._centre
-        out = _product(self._weight, raw)
-        out += self._bias
-        out *= self._scale
+        # Taken anew every time: kept, the codes of before an update would outlive it.
+        grid, codes = self._layer.codes()
+        inverse, zero, centre = (_array(t)[:, 0] for t in (grid.inverse, grid.zero, grid.centre))
+        centred = encoded(x * inverse, zero, grid.top)
+        centred -= centre
+        out = _product(_array(codes.weight), centred)
+        out += _array(codes.bias)
+        out *= _array(codes.scale)
         return np.maximum(out, 0, out=out) if self._has_relu else out
-
-    def _take(self) -> None:
-        """The layer's codes as arrays, where it has made them anew."""
-        taken = self._layer.codes()
-        if taken is self._taken:
-            return
-        self._taken = grid, codes = taken
-        self._weight, self._bias, self._scale = (_array(t) for t in codes)
-        self._inverse, self._zero, self._centre = (
-            _array(t)[:, 0] for t in (grid.inverse, grid.zero, grid.centre)
-        )
-        self._top = grid.top
 
 
 def _product(weight: FloatArray, x: FloatArray) -> FloatArray:

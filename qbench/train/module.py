@@ -119,7 +119,8 @@ class PopulationModule(LightningModule):
 
     def _accumulate(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            known = self._sums.get(name)
+            self._sums[name] = value.clone() if known is None else known + value
             self._counts[name] += 1
 
     def state(self) -> State:

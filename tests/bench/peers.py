@@ -3,7 +3,8 @@
 `make bench-peers`. One process, one torch thread, one core. Sides alternate, round by round, and
 every round starts from an untrained network; its clock starts after a warm-up that passes
 `learning_starts`. Ratios are taken within a round, so that a slower spell of the machine meets
-both sides. Peak memory is that of a process of its own per side.
+both sides. What jobs ask of the C library (`ledger.keep_freed_memory`) holds for the peer's rounds
+too, after qbench's first. Peak memory is that of a process of its own per side.
 
 Both sides build their env without Gymnasium's checker and keep episode returns.
 """

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from qbench import layers
+from qbench.network.cnn import CNN
+from qbench.network.heads import QNetwork
 from qbench.train.acting import LearnerPolicy, ModuleNetwork, RefreshedPolicy, behaviour_policy
 from qbench.types import EnvSpec
+from tests.algo.test_ddpg import BOX, population
 from tests.algo.test_dqn import random_batch
 from tests.quant.test_qat import learner_of, observations, scheme
 from tests.toys import q_population
@@ -61,6 +64,34 @@ def test_fake_acting_is_the_learners_own():
         expected = learner.act(torch.from_numpy(OBS)).numpy()
         assert np.array_equal(actions(policy, OBS), expected)
         assert np.array_equal(actions(copied, OBS), expected)
+
+
+def test_images_are_acted_on_by_the_codes_of_now():
+    spec = EnvSpec(id="toy", obs_shape=(1, 10, 10), num_actions=4, obs_high=1)
+    torso = lambda obs_shape: CNN(  # noqa: E731
+        obs_shape=obs_shape, channels=[2], kernel_sizes=[3], strides=[1], hidden_size=4
+    )
+    network = layers.populate(lambda: QNetwork(make_torso=torso, spec=spec), [0, 1])
+    learner = learner_of(scheme(2).prepare(network), learning_rate=0.05)
+    policy = behaviour_policy(learner, spec, acting="fake", refresh_updates=1)
+    rng = np.random.default_rng(0)
+    obs = rng.integers(0, 2, (2, 30, *spec.obs_shape), np.uint8)
+    for i in range(5):
+        images = torch.from_numpy(rng.integers(0, 2, (2, 16, *spec.obs_shape), np.uint8))
+        learner.update(random_batch(2, 16, first_seed=i)._replace(obs=images, next_obs=images))
+        found = actions(policy, obs)
+        assert np.array_equal(found, learner.act(torch.from_numpy(obs)).numpy())
+
+
+@pytest.mark.parametrize("quant", [None, scheme()], ids=["none", "qat8"])
+def test_an_actors_outputs_are_the_actions(quant):
+    learner = population([0, 1])
+    if quant is not None:
+        learner.actor = learner.network = quant.prepare(learner.actor)
+    policy = behaviour_policy(learner, BOX, acting="fake", refresh_updates=1)
+    obs = OBS[..., : BOX.obs_shape[0]]
+    expected = learner.act(torch.from_numpy(obs)).numpy()
+    np.testing.assert_allclose(actions(policy, obs), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_float_acting_takes_the_unquantized_weights_of_now():

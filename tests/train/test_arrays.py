@@ -6,12 +6,9 @@ import torch
 from torch import nn
 
 from qbench import layers
-from qbench.network.cnn import CNN
-from qbench.network.heads import Actor, QNetwork
+from qbench.network.heads import Actor
 from qbench.quant.trace import ConversionError
-from qbench.train.acting import behaviour_policy
 from qbench.train.arrays import ArrayNetwork
-from qbench.types import EnvSpec
 from tests.algo.test_ddpg import BOX
 from tests.algo.test_dqn import random_batch
 from tests.quant.test_learned import LEARNED
@@ -104,14 +101,33 @@ def test_a_seed_of_no_numbers_says_nothing():
     assert not np.isfinite(found[1]).all() and np.isfinite(found[[0, 2]]).all()
 
 
-def test_images_are_acted_on_in_torch():
-    spec = EnvSpec(id="toy", obs_shape=(1, 10, 10), num_actions=2, obs_high=1)
-    make_torso = lambda obs_shape: CNN(  # noqa: E731
-        obs_shape=obs_shape, channels=[2], kernel_sizes=[3], strides=[1], hidden_size=4
-    )
-    learner = learner_of(layers.populate(lambda: QNetwork(make_torso=make_torso, spec=spec), [0]))
-    with pytest.raises(ConversionError, match="acting in arrays"):
-        ArrayNetwork(learner.network)
-    obs = np.random.default_rng(0).integers(0, 2, (1, 1, 10, 10), np.uint8)
-    policy = behaviour_policy(learner, spec, acting="fake", refresh_updates=1)
-    assert policy(obs)[0] == learner.act(torch.from_numpy(obs)[:, None])[0, 0]
+class Doubled(layers.Linear):
+    """Another layer from outside."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Bytes(nn.Module):
+    """One layer on bytes."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.layer = layers.ScaleBytes(255), nn.Linear(3, 2)
+
+    def forward(self, obs):
+        return self.layer(self.scale(obs))
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (layers.swap_layers(q_population([0]), lambda x: Doubled(x.weight, x.bias)), "Doubled"),
+        (layers.populate(Bytes, [0]), "float32 observations"),
+        (layers.populate(lambda: nn.Sequential(nn.Conv2d(1, 2, 3)), [0]), "Conv2d"),
+    ],
+    ids=["subclass", "bytes", "convolution"],
+)
+def test_what_has_no_form_in_arrays_is_named(module, said):
+    with pytest.raises(ConversionError, match=f"acting in arrays .*{said}"):
+        ArrayNetwork(module)
