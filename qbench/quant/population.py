@@ -50,8 +50,8 @@ class IntegerPopulation:
         for layer in self._layers:
             layer.refresh()
         grid = self._layers[0].grid
-        inverse = _array(grid.inverse[:, 0] * (1.0 / (self._input_high or 1)))
-        found = _Input(inverse, _array(grid.zero[:, 0]), grid.top, takes_bytes=False)
+        inverse = as_array(grid.inverse[:, 0] * (1.0 / (self._input_high or 1)))
+        found = _Input(inverse, as_array(grid.zero[:, 0]), grid.top, takes_bytes=False)
         self._input = found._replace(takes_bytes=found.leaves_bytes(self._input_high))
 
     def __call__(self, obs: ObsArray, /) -> FloatArray:
@@ -86,7 +86,7 @@ def box_in_arrays(found: Chain) -> TanhToBox | None:
     """What ends a population of actors, with bounds [S, A]."""
     if found.box is None:
         return None
-    scale, offset = (_array(t)[:, 0] for t in (found.box.scale, found.box.offset))
+    scale, offset = (as_array(t)[:, 0] for t in (found.box.scale, found.box.offset))
     return TanhToBox(scale=scale, offset=offset)
 
 
@@ -148,8 +148,8 @@ class _Layer:
     def refresh(self) -> None:
         """Take the layer's codes."""
         self.grid, codes = self._layer.codes()
-        weight, bias, scale = (_array(t) for t in codes)
-        centre = _array(self.grid.centre).reshape(len(bias), 1, -1)
+        weight, bias, scale = (as_array(t) for t in codes)
+        centre = as_array(self.grid.centre).reshape(len(bias), 1, -1)
         if not np.isfinite(scale).all():
             # A diverged seed's codes are no numbers: they count as 0, as `convert` has it.
             weight, bias, centre = (_number(array) for array in (weight, bias, centre))
@@ -231,7 +231,7 @@ def _stored(values: Sequence[Any]) -> list[Any]:
 
 
 def _loaded(values: Sequence[Any]) -> list[Any]:
-    return [_array(value) if isinstance(value, Tensor) else value for value in values]
+    return [as_array(value) if isinstance(value, Tensor) else value for value in values]
 
 
 def _quantized(stage: Stage) -> QuantLayer:
@@ -250,5 +250,6 @@ def _number(array: Array) -> Array:
     return np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _array(tensor: Tensor) -> Array:
+def as_array(tensor: Tensor) -> Array:
+    """A view of a tensor on a CPU, a copy of another."""
     return tensor.detach().cpu().numpy()

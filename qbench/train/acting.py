@@ -77,12 +77,11 @@ class LearnerPolicy:
 
     def __init__(self, learner: Learner, spec: EnvSpec) -> None:
         self._outputs = _outputs_of(learner.network)
-        self._is_discrete = spec.num_actions is not None
+        self._spec = spec
 
     def __call__(self, obs: ObsArray, /) -> ActionArray:
         """Actions [S, *action_shape] at obs [S, *obs_shape]."""
-        outputs = self._outputs(obs)
-        return outputs.argmax(axis=-1) if self._is_discrete else outputs
+        return _greedy(self._outputs(obs), self._spec)
 
     def count_updates(self, num_updates: int) -> None:
         """Nothing: there is nothing to take anew."""
@@ -108,7 +107,7 @@ class RefreshedPolicy:
 
     def __init__(self, network: Network, spec: EnvSpec, refresh_updates: int) -> None:
         self._network = network
-        self._is_discrete = spec.num_actions is not None
+        self._spec = spec
         self._refresh_updates = refresh_updates
         self._updates_behind = refresh_updates
 
@@ -122,8 +121,7 @@ class RefreshedPolicy:
         if self._updates_behind >= self._refresh_updates:
             self._network.refresh()
             self._updates_behind = 0
-        outputs = self._network(obs)
-        return outputs.argmax(axis=-1) if self._is_discrete else outputs
+        return _greedy(self._network(obs), self._spec)
 
     def count_updates(self, num_updates: int) -> None:
         """The learner has done so many updates."""
@@ -184,6 +182,11 @@ class ModuleNetwork:
         """Inverse of `state`."""
         if state:
             self._take(state)
+
+
+def _greedy(outputs: FloatArray, spec: EnvSpec) -> ActionArray:
+    """Actions [S, *action_shape] that outputs [S, A] say."""
+    return outputs if spec.num_actions is None else outputs.argmax(axis=-1)
 
 
 def _outputs_of(module: nn.Module) -> Callable[[ObsArray], FloatArray]:

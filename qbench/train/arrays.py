@@ -5,15 +5,13 @@ of eight seeds acts in a fifth of the time.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from torch import Tensor, nn
+from torch import nn
 
 from qbench import layers
 from qbench.quant.layer import QuantLayer
-from qbench.quant.population import box_in_arrays, encoded
+from qbench.quant.population import as_array, box_in_arrays, encoded
 from qbench.quant.trace import ConversionError, Stage, chain
 from qbench.types import FloatArray, ObsArray
 
@@ -69,7 +67,7 @@ class _Linear:
     """x W^T + b, [S, in] -> [S, out], and perhaps a ReLU."""
 
     def __init__(self, layer: layers.Seeded, *, has_relu: bool) -> None:
-        self._weight, self._bias = _array(layer.weight), _array(layer.bias)
+        self._weight, self._bias = as_array(layer.weight), as_array(layer.bias)
         self._has_relu = has_relu
 
     def __call__(self, x: FloatArray) -> FloatArray:
@@ -91,12 +89,12 @@ class _FakeQuantLinear:
             return self._float(x)
         # Taken anew every time: kept, the codes of before an update would outlive it.
         grid, codes = self._layer.codes()
-        inverse, zero, centre = (_array(t)[:, 0] for t in (grid.inverse, grid.zero, grid.centre))
+        inverse, zero, centre = (as_array(t)[:, 0] for t in (grid.inverse, grid.zero, grid.centre))
         centred = encoded(x * inverse, zero, grid.top)
         centred -= centre
-        out = _product(_array(codes.weight), centred)
-        out += _array(codes.bias)
-        out *= _array(codes.scale)
+        out = _product(as_array(codes.weight), centred)
+        out += as_array(codes.bias)
+        out *= as_array(codes.scale)
         return np.maximum(out, 0, out=out) if self._has_relu else out
 
 
@@ -104,7 +102,3 @@ def _product(weight: FloatArray, x: FloatArray) -> FloatArray:
     """Rows x [S, in] by weight [S, out, in] -> [S, out]."""
     out: FloatArray = np.matmul(weight, x[..., None])[..., 0]
     return out
-
-
-def _array(tensor: Tensor) -> npt.NDArray[Any]:
-    return tensor.detach().numpy()

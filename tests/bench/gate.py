@@ -39,9 +39,6 @@ PASSES = 6
 PAUSE_S = 20.0
 """Between the processes that measure a benchmark."""
 
-HEAP = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
-"""glibc's, as jobs set them (`ledger.keep_freed_memory`), for benchmarks that are no jobs."""
-
 REMEDY = "where it is meant to be slower, make bench-baseline renews the baseline"
 
 
@@ -156,7 +153,7 @@ def in_a_process(names: list[str], planted: float = 0.0) -> dict[str, Slices]:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        env=os.environ | cpu.ONE_THREAD | HEAP,
+        env=os.environ | cpu.ONE_THREAD,
     )
     return {name: Slices(*pair) for name, pair in json.loads(done.stdout.splitlines()[-1]).items()}
 

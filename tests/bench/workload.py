@@ -132,8 +132,9 @@ def build_parts(overrides: list[str]) -> build.Parts:
     """Env, network, learner, replay and collector of the work, as a run builds them."""
     from hydra import compose, initialize_config_dir
 
-    from qbench.train import build
+    from qbench.train import build, ledger
 
+    ledger.keep_freed_memory()  # as a job does
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         cfg = compose("config", overrides)
     return build.build(cfg)
@@ -141,12 +142,10 @@ def build_parts(overrides: list[str]) -> build.Parts:
 
 def qbench_runner(overrides: list[str]) -> Callable[[int], None]:
     """`advance(n)`: n env steps of every seed with their updates, by the module of a real run."""
-    from qbench.train import ledger
     from qbench.train.average import Average
     from qbench.train.module import PopulationModule, Snapshots
     from qbench.train.stop import Stop
 
-    ledger.keep_freed_memory()
     parts = build_parts(overrides)
     stops: list[int] = []
     module = PopulationModule(
