@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from qbench import layers, product
-from qbench.quant import fake
+from qbench.quant import fake, grids
 from qbench.train import provenance
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -105,7 +105,7 @@ def fake_layer():
     """Inputs, weights and biases of a quantized layer, its grid and its codes."""
     leaves = [t.requires_grad_() for t in (normal(3, 64, 20), normal(3, 30, 20), normal(3, 30))]
     low, high = torch.full((3, 1, 1), -1.0), torch.full((3, 1, 1), 2.0)
-    grid = fake.zero_point_grid(low, high, 8)
+    grid = grids.zero_point_grid(low, high, 8)
     _, weight, bias = (leaf.detach() for leaf in leaves)
     codes = fake.encode_layer(weight, bias, grid, bits=8, per_channel=True, weight_range="max")
     return leaves, grid, codes

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from qbench.quant import fake
+from qbench.quant import grids
 from qbench.quant.integer import CHUNK, IntegerLayer, IntegerNetwork
 from qbench.quant.layer import QuantLayer
 from qbench.types import FloatArray, ObsArray
@@ -196,8 +196,8 @@ def _trace(module: nn.Module, obs: ObsArray) -> tuple[list[FloatArray], FloatArr
     codes: list[FloatArray] = []
 
     def record(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        grid: fake.Grid = layer.codes()[0]  # type: ignore[operator]
-        codes.append(fake.encode(inputs[0], grid)[0].numpy())
+        grid: grids.Grid = layer.codes()[0]  # type: ignore[operator]
+        codes.append(grids.encode(inputs[0], grid)[0].numpy())
 
     layers = [m for m in module.modules() if isinstance(m, QuantLayer)]
     hooks = [layer.register_forward_pre_hook(record) for layer in layers]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from qbench.quant import fake
+from qbench.quant import grids
 from qbench.quant.integer import (
     MAX_SHIFT,
     FloatLayer,
@@ -101,7 +101,7 @@ def box_of(found: Chain) -> TanhToBox | None:
 
 
 def _requantization(scale: Tensor, stage: Stage, following: Stage) -> dict[str, Any]:
-    grid: fake.Grid = following.layer.codes()[0]  # type: ignore[operator]
+    grid: grids.Grid = following.layer.codes()[0]  # type: ignore[operator]
     point = fixed_point(scale[None], grid, has_relu=stage.has_relu)
     return {
         "multiplier": point.multiplier[0].astype(np.int32),
@@ -121,7 +121,7 @@ class FixedPoint(NamedTuple):
     low: npt.NDArray[np.int64]  # [S]
 
 
-def fixed_point(scale: Tensor, grid: fake.Grid, *, has_relu: bool) -> FixedPoint:
+def fixed_point(scale: Tensor, grid: grids.Grid, *, has_relu: bool) -> FixedPoint:
     """From accumulators of `scale` [S, out] to codes on the next layer's `grid`."""
     if grid.scale[0].numel() != 1:
         raise ConversionError("convert takes one range per feature for the observation only.")

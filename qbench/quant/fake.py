@@ -21,63 +21,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from qbench import layers, product
-from qbench.quant import ranges
+from qbench.quant import kernels, ranges
+from qbench.quant.grids import Grid, encode, position
 
 Stride = tuple[int, int] | None
 BIAS_CODE_LIMIT = 2**23
 """Scales are floored so that no bias code exceeds this; a dead channel would overflow int32."""
-
-
-class Grid(NamedTuple):
-    """An unsigned grid of 2^bits codes: x = scale (q - zero)."""
-
-    scale: Tensor  # [S, 1, 1], [S, 1, F] with one range per feature, [S, 1, 1, 1, 1] of images
-    inverse: Tensor  # 1 / scale
-    zero: Tensor  # as scale; integer-valued, or real for the affine grid
-    centre: Tensor  # zero rounded
-    top: int  # 2^bits - 1
-    has_integer_zero: bool
-
-
-def affine_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
-    """[low, high] in 2^bits - 1 equal cells with a real offset: the seed paper's Table 1."""
-    # A range of (nearly) one value cannot be divided: it is widened to include zero.
-    is_point = high - low <= 1e-4 * torch.maximum(high.abs(), low.abs())
-    low = torch.where(is_point, low.clamp_max(0.0), low)
-    high = torch.where(is_point, high.clamp_min(0.0), high)
-    scale, zero = _cells(low, high, bits)
-    return Grid(scale, scale.reciprocal(), zero, zero.round(), 2**bits - 1, has_integer_zero=False)
-
-
-def zero_point_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
-    """As `affine_grid`, widened and shifted so that 0.0 is a code (Jacob et al. 2018)."""
-    scale, zero = _cells(low.clamp_max(0.0), high.clamp_min(0.0), bits)
-    zero.round_()
-    return Grid(scale, scale.reciprocal(), zero, zero, 2**bits - 1, has_integer_zero=True)
-
-
-def _cells(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Width of a cell, and where 0.0 lies in cells from low."""
-    scale = (high - low).div_(2**bits - 1).clamp_min_(1e-8)
-    return scale, -low / scale
-
-
-GRIDS = {"affine": affine_grid, "zero_point": zero_point_grid}
-
-
-def encode(x: Tensor, grid: Grid) -> Tensor:
-    """Codes of x, integer-valued float32 in [0, grid.top]; ties go to the even code."""
-    return position(x, grid).round_().clamp_(0, grid.top)
-
-
-def position(x: Tensor, grid: Grid) -> Tensor:
-    """Where x lies on the grid, in codes, before rounding."""
-    return (x * grid.inverse).add_(grid.zero)
-
-
-def decode(codes: Tensor, grid: Grid) -> Tensor:
-    """The values that codes stand for."""
-    return (codes - grid.zero) * grid.scale
 
 
 class Codes(NamedTuple):
@@ -108,10 +57,29 @@ def encode_layer(
     scale = scale.clamp_min(1e-12).expand(bias.shape)
     scaled = folded.div_(scale.unsqueeze(-1))
     codes = ranges.round_weights(scaled, bits, can_clip=weight_range != "max")
-    bias_codes = bias / scale
-    if not grid.has_integer_zero:
-        bias_codes -= (codes * (grid.zero - grid.centre).flatten(2)).sum(-1)
-    return Codes(codes.view(weight.shape), bias_codes.round_(), scale)
+    made = Codes(codes.view(weight.shape), bias / scale, scale)
+    if grid.has_integer_zero:
+        made.bias.round_()
+    else:
+        fold_offset(grid, made)
+    return made
+
+
+def encode_compiled(
+    low_high: Tensor, weight: Tensor, bias: Tensor, settings: kernels.Settings
+) -> tuple[Grid, Codes]:
+    """The grid of an input in [low, high], and `encode_layer` on it, by compiled loops."""
+    grid, integers = kernels.encode_layer(low_high, weight, bias, settings)
+    codes = Codes(*integers)
+    if settings.is_affine:
+        fold_offset(grid, codes)
+    return grid, codes
+
+
+def fold_offset(grid: Grid, codes: Codes) -> None:
+    """Round bias codes after their last term, that of an affine grid's offset, went into them."""
+    offset = (grid.zero - grid.centre).flatten(2)
+    codes.bias.sub_((codes.weight.flatten(2) * offset).sum(-1)).round_()
 
 
 def bias_floor(bias: Tensor, per_channel: bool) -> Tensor:
@@ -141,12 +109,23 @@ def apply(
     return image
 
 
-def _centred(raw: Tensor, grid: Grid, saved: str, needs_x: bool) -> tuple[Tensor, Tensor]:
-    """Centred codes from those before clamping, which are used up, and what backward keeps.
+def centred_codes(x: Tensor, grid: Grid) -> Tensor:
+    """`encode` less the grid's centre: what is multiplied by codes of weights."""
+    if kernels.take(x, *grid[1:4]):
+        return kernels.encode(x, grid)
+    return encode(x, grid).sub_(grid.centre)
+
+
+def _centred(x: Tensor, grid: Grid, saved: str, needs_x: bool) -> tuple[Tensor, Tensor]:
+    """Centred codes, and what backward keeps.
 
     What is kept is enough to clamp anew and to know which codes were clamped.
     """
     top = grid.top
+    if saved == "codes" and kernels.take(x, *grid[1:4]):
+        kept = torch.empty_like(x, dtype=torch.int16 if needs_x else torch.uint8)
+        return kernels.encode(x, grid, kept), kept
+    raw = position(x, grid).round_()
     if saved == "floats":
         return raw.clamp(0, top).sub_(grid.centre), raw
     if needs_x:
@@ -156,10 +135,24 @@ def _centred(raw: Tensor, grid: Grid, saved: str, needs_x: bool) -> tuple[Tensor
     return raw.clamp_(0, top).sub_(grid.centre), kept
 
 
-def _straight_through(grad: Tensor, raw: Tensor, top: int) -> Tensor:
-    """A gradient, in place: zero where `raw`, whole numbers, is clamped."""
+def _values(kept: Tensor, grid_scale: Tensor, zero: Tensor, top: int) -> Tensor:
+    """What the codes stand for of which `kept` was kept."""
+    if not kept.is_floating_point() and kernels.take(kept, grid_scale, zero):
+        return kernels.decode(kept, grid_scale, zero, top)
+    return kept.to(torch.float32, copy=True).clamp_(0, top).sub_(zero).mul_(grid_scale)
+
+
+def _straight_through(grad: Tensor, kept: Tensor, grid_scale: Tensor, top: int) -> Tensor:
+    """A gradient by codes from that by values times the grid's scale, in place.
+
+    It is zero where a code was clamped.
+    """
+    is_coded = kept.dtype is torch.int16 and grad.stride() == kept.stride()
+    if is_coded and kernels.take(grad, kept, grid_scale):
+        return kernels.mask(grad, kept, grid_scale, top)
     backward = torch.ops.aten.hardtanh_backward.grad_input
-    return backward(grad, raw, -0.5, top + 0.5, grad_input=grad)
+    grad.mul_(grid_scale.reciprocal())
+    return backward(grad, kept.to(torch.float32), -0.5, top + 0.5, grad_input=grad)
 
 
 class FakeQuantLinear(torch.autograd.Function):
@@ -179,28 +172,22 @@ class FakeQuantLinear(torch.autograd.Function):
         codes: Codes,
         saved: str = "codes",
     ) -> Tensor:
-        raw = position(x, grid).round_()
-        centred, kept = _centred(raw, grid, saved, ctx.needs_input_grad[0])
-        ctx.save_for_backward(kept, codes.weight, codes.scale, grid.scale, grid.zero, grid.centre)
-        ctx.has_integer_zero, ctx.top = grid.has_integer_zero, grid.top
+        centred, kept = _centred(x, grid, saved, ctx.needs_input_grad[0])
+        ctx.save_for_backward(kept, codes.weight, codes.scale, grid.scale, grid.zero)
+        ctx.top = grid.top
         return accumulate(centred, codes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, weight, scale, grid_scale, zero, centre = ctx.saved_tensors
-        raw = kept.to(torch.float32, copy=True)  # Floats that are kept are not to be clamped.
+        kept, weight, scale, grid_scale, zero = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            values = weight * (scale.unsqueeze(2) / grid_scale)  # of the weights
-            grad_x = _straight_through(product.product(grad, values), raw, ctx.top)
+            product_of_codes = product.product(grad * scale.unsqueeze(1), weight)
+            grad_x = _straight_through(product_of_codes, kept, grid_scale, ctx.top)
         if ctx.needs_input_grad[1]:
             grad_bias = grad.sum(1)
-            centred = raw.clamp_(0, ctx.top).sub_(centre)
-            grad_weight = product.product(grad.mT, centred)  # [S, out, F]
-            if not ctx.has_integer_zero:
-                grad_weight -= grad_bias.unsqueeze(-1) * (zero - centre)
-            grad_weight *= grid_scale
+            grad_weight = product.product(grad.mT, _values(kept, grid_scale, zero, ctx.top))
         return grad_x, grad_weight, grad_bias, None, None, None
 
 
@@ -218,40 +205,43 @@ class FakeQuantConv2d(torch.autograd.Function):
         stride: tuple[int, int],
         saved: str = "codes",
     ) -> Tensor:
-        raw = position(x, grid).round_()
-        centred, kept = _centred(raw, grid, saved, ctx.needs_input_grad[0])
-        ctx.save_for_backward(kept, codes.weight, codes.scale, grid.scale, grid.zero, grid.centre)
-        ctx.has_integer_zero, ctx.top, ctx.stride = grid.has_integer_zero, grid.top, stride
+        centred, kept = _centred(x, grid, saved, ctx.needs_input_grad[0])
+        ctx.save_for_backward(kept, codes.weight, codes.scale, grid.scale, grid.zero)
+        ctx.top, ctx.stride = grid.top, stride
         return accumulate(centred, codes, stride)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, codes, scale, grid_scale, zero, centre = ctx.saved_tensors
+        kept, codes, scale, grid_scale, zero = ctx.saved_tensors
         needs_x, needs_weight = ctx.needs_input_grad[:2]
-        raw = kept.to(torch.float32)
-        centred = raw.clamp(0, ctx.top).sub_(centre)
-        weight = codes * (scale[..., None, None, None] / grid_scale)  # the values of the weights
+        values = _values(kept, grid_scale, zero, ctx.top)
+        weight = codes * scale[..., None, None, None]
         pairs = [
             torch.ops.aten.convolution_backward(
                 *members, None, ctx.stride, [0, 0], [1, 1], False, [0, 0], 1,
                 [needs_x, needs_weight, False],
             )
-            for members in zip(grad, centred, weight, strict=True)
+            for members in zip(grad, values, weight, strict=True)
         ]  # fmt: skip
         grad_x = grad_weight = grad_bias = None
         if needs_weight:
             grad_bias = grad.sum((1, 3, 4))
             grad_weight = layers.joined([pair[1] for pair in pairs])
-            if not ctx.has_integer_zero:
-                grad_weight -= grad_bias[..., None, None, None] * (zero - centre)
-            grad_weight *= grid_scale
         if needs_x:
-            grad_x = _straight_through(layers.joined([pair[0] for pair in pairs]), raw, ctx.top)
+            grad_codes = layers.joined([pair[0] for pair in pairs])
+            grad_x = _straight_through(grad_codes, kept, grid_scale, ctx.top)
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
 def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
     """The layer's output [S, B, out, ...] from centred input codes [S, B, ...]."""
+    # A learned scale's gradient is made of the sums, and its codes' of theirs.
+    has_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (centred, *codes))
+    if stride is None and not has_gradient:
+        sums = product.product(centred, codes.weight.mT)
+        if kernels.take(sums, *codes):
+            return kernels.finish(sums, codes.bias, codes.scale)
+        return sums.add_(codes.bias.unsqueeze(1)).mul_(codes.scale.unsqueeze(1))
     if stride is None:
         sums = product.affine(centred, codes.weight, codes.bias)
         scale = codes.scale.unsqueeze(1)
@@ -259,5 +249,4 @@ def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
         members = zip(centred, codes.weight, codes.bias, strict=True)
         sums = layers.joined([F.conv2d(*member, stride=stride) for member in members])
         scale = codes.scale[:, None, :, None, None]
-    # A learned scale's gradient is made of the sums.
-    return sums * scale if scale.requires_grad else sums.mul_(scale)
+    return sums * scale if has_gradient else sums.mul_(scale)

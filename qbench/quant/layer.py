@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench import layers
-from qbench.quant import fake, ranges
+from qbench.quant import fake, grids, kernels, ranges
 
 MOMENTUM = 0.01  # weight of the newest minibatch, torch.ao's MovingAverageMinMaxObserver
 WIDENED = 2**-12  # of its width, at either end
@@ -36,6 +36,7 @@ class LayerSpec:
 
 RANGES = ("moving_average", "percentile", "mse")
 """Moving averages over minibatches, of their extremes, percentiles or least-squares ranges."""
+COMPILED_RANGES = ("min_max", "moving_average")  # what `kernels.observe` knows
 
 
 class QuantLayer(layers.Seeded):
@@ -68,7 +69,8 @@ class QuantLayer(layers.Seeded):
         self.register_buffer("input_range", pair.repeat(num_seeds, 1, *shape))
         self.momentum = MOMENTUM
         self.is_quantizing, self.is_frozen = True, False
-        self._cached: tuple[fake.Grid, fake.Codes] | None = None
+        self._settings = _settings(spec)
+        self._cached: tuple[grids.Grid, fake.Codes] | None = None
 
     def set_phase(self, *, is_quantizing: bool, is_frozen: bool) -> None:
         """Whether the layer quantizes, and whether its range has stopped moving."""
@@ -84,6 +86,8 @@ class QuantLayer(layers.Seeded):
     def forward(self, x: Tensor) -> Tensor:
         """[S, B, ...] -> [S, B, out, ...]."""
         is_learning = self.training and torch.is_grad_enabled()
+        # Rows of the replay are not contiguous, and compiled loops take no others.
+        x = x.contiguous() if self.stride is None else layers.in_fastest_order(x)
         if is_learning and not self.is_frozen:
             self._observe(x.detach())
         if not self.is_quantizing:
@@ -100,14 +104,14 @@ class QuantLayer(layers.Seeded):
         grid, codes = self.codes()
         if x.requires_grad and torch.is_grad_enabled():  # An actor learns through a frozen critic.
             return fake.apply(x, self.weight, self.bias, grid, codes, self.stride, self.saved)
-        return fake.accumulate(fake.encode(x, grid).sub_(grid.centre), codes, self.stride)
+        return fake.accumulate(fake.centred_codes(x, grid), codes, self.stride)
 
     def _in_float(self, x: Tensor) -> Tensor:
         if self.stride is None:
             return layers.affine(x, self.weight, self.bias)
         return layers.convolution(x, self.weight, self.bias, self.stride)
 
-    def codes(self) -> tuple[fake.Grid, fake.Codes]:
+    def codes(self) -> tuple[grids.Grid, fake.Codes]:
         """The input's grid and the layer's integers as they stand."""
         if self._cached is None:
             self._cached = self._encode()
@@ -126,43 +130,53 @@ class QuantLayer(layers.Seeded):
         self._cached = None
         super()._load_from_state_dict(*args, **kwargs)
 
-    @torch.no_grad()
-    def _encode(self) -> tuple[fake.Grid, fake.Codes]:
-        grid, spec = self._grid(), self.spec
-        codes = fake.encode_layer(
-            self.weight,
-            self.bias,
-            grid,
-            bits=spec.weight_bits,
-            per_channel=spec.per_channel,
-            weight_range=spec.weight_range,
-        )
+    def _encode(self) -> tuple[grids.Grid, fake.Codes]:
+        low_high, weight, bias = self.input_range, self.weight, self.bias
+        if self._settings and kernels.take(low_high) and kernels.take_strided(weight, bias):
+            return fake.encode_compiled(low_high, weight, bias, self._settings)
+        spec = self.spec
+        with torch.no_grad():
+            grid = self._grid()
+            codes = fake.encode_layer(
+                weight,
+                bias,
+                grid,
+                bits=spec.weight_bits,
+                per_channel=spec.per_channel,
+                weight_range=spec.weight_range,
+            )
         return grid, codes
 
-    def _grid(self) -> fake.Grid:
+    def _grid(self) -> grids.Grid:
         """The input's grid, from its range."""
         low, high = self.input_range[:, :1], self.input_range[:, 1:]
         low, high = low.nan_to_num(math.nan, -1.0), high.nan_to_num(math.nan, None, 1.0)  # unseen
-        is_hidden = not self.spec.per_feature and self.spec.range != "unit"
-        if is_hidden and self.spec.grid == "zero_point":
-            # The end of a range is often an accumulator's very value, and its multiples then lie
-            # on rounding ties, where integers and floats part.
-            margin = (high - low).mul_(WIDENED)
+        widened = _widened(self.spec)
+        if widened:
+            margin = (high - low).mul_(widened)
             low, high = low - margin, high + margin
-        return fake.GRIDS[self.spec.grid](low, high, self.spec.input_bits)
+        return grids.GRIDS[self.spec.grid](low, high, self.spec.input_bits)
 
-    @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         """Move the range by one minibatch [S, B, ...]."""
-        if self.spec.range == "unit":
+        old, kind = self.input_range, self.spec.range
+        if kind == "unit":
             return
+        if kind in COMPILED_RANGES and kernels.take(x, old):
+            is_average = kind == "moving_average"
+            kernels.observe(x, old, is_average=is_average, momentum=self.momentum)
+        else:
+            self._observe_plainly(x)
+
+    @torch.no_grad()
+    def _observe_plainly(self, x: Tensor) -> None:
         old = self.input_range
         seen = self._seen(x).view_as(old)
         # A diverged seed's activations must not reach its range: it is frozen as it was.
         seen = torch.where(seen.sum(1, keepdim=True).isfinite(), seen, old)
         if self.spec.range in RANGES:
             # The first minibatch is taken whole: the range is then still empty (infinite).
-            old.copy_(torch.where(old.isinf(), seen, torch.lerp(old, seen, self.momentum)))
+            old.copy_(torch.where(old.isinf(), seen, (seen - old).mul_(self.momentum).add_(old)))
         else:
             torch.minimum(old[:, :1], seen[:, :1], out=old[:, :1])
             torch.maximum(old[:, 1:], seen[:, 1:], out=old[:, 1:])
@@ -191,3 +205,27 @@ class QuantLayer(layers.Seeded):
             for name, tensor in self._parameters.items()
         }
         return taken.train(self.training)
+
+
+def _widened(spec: LayerSpec) -> float:
+    """Share of its width by which a range is widened at either end.
+
+    The end of a range is often an accumulator's very value, and its multiples then lie
+    on rounding ties, where integers and floats part.
+    """
+    is_hidden = not spec.per_feature and spec.range != "unit"
+    return WIDENED if is_hidden and spec.grid == "zero_point" else 0.0
+
+
+def _settings(spec: LayerSpec) -> kernels.Settings | None:
+    """What compiled loops need to know; None if they know no such scale."""
+    if spec.weight_range != "max":
+        return None
+    return kernels.Settings(
+        widened=_widened(spec),
+        is_affine=spec.grid == "affine",
+        input_top=2**spec.input_bits - 1,
+        top=2 ** (spec.weight_bits - 1) - 1,
+        bias_code_limit=fake.BIAS_CODE_LIMIT,
+        per_channel=spec.per_channel,
+    )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench import layers
-from qbench.quant import fake, ranges
+from qbench.quant import fake, grids, ranges
 from qbench.quant.layer import LayerSpec, QuantLayer
 
 CLIP_DECAY = 1e-4
@@ -98,11 +98,11 @@ class LearnedLayer(QuantLayer):
         return fake.accumulate(centred, codes, self.stride)
 
     @torch.no_grad()
-    def _encode(self) -> tuple[fake.Grid, fake.Codes]:
+    def _encode(self) -> tuple[grids.Grid, fake.Codes]:
         grid = self._grid()
         return grid, self._codes(grid)
 
-    def _grid(self) -> fake.Grid:
+    def _grid(self) -> grids.Grid:
         if self.input_step is None:
             return super()._grid()
         top = 2**self.spec.input_bits - 1
@@ -110,9 +110,9 @@ class LearnedLayer(QuantLayer):
         if self.spec.range == "learned":
             step = _gradient_scaled(step, (self.weight[0, 0].numel() * top) ** -0.5)
         scale, zero = step.exp(), self._zero()
-        return fake.Grid(scale, scale.reciprocal(), zero, zero, top, has_integer_zero=True)
+        return grids.Grid(scale, scale.reciprocal(), zero, zero, top, has_integer_zero=True)
 
-    def _codes(self, grid: fake.Grid) -> fake.Codes:
+    def _codes(self, grid: grids.Grid) -> fake.Codes:
         """The layer's integers, by operations that have gradients."""
         spec, mean_scale = self.spec, grid.scale.flatten(1).mean(1, keepdim=True)  # [S, 1]
         folded = self.weight.flatten(2) * _relative(grid)
@@ -144,13 +144,13 @@ class LearnedLayer(QuantLayer):
         return _gradient_scaled(self.weight_step, (count * top) ** -0.5).exp()
 
 
-def _relative(grid: fake.Grid) -> Tensor:
+def _relative(grid: grids.Grid) -> Tensor:
     """Scales of the input's features over their mean, [S, 1, F] or [S, 1, 1]; without gradient."""
     scale = grid.scale.detach().flatten(2)
     return scale / scale.mean(-1, keepdim=True)
 
 
-def _clipped(x: Tensor, grid: fake.Grid) -> Tensor:
+def _clipped(x: Tensor, grid: grids.Grid) -> Tensor:
     """Values within their grid; the gradient of what lies beyond an end belongs to that end."""
     scale: Tensor = _Decayed.apply(grid.scale)  # type: ignore[no-untyped-call]
     high = torch.minimum(x, (grid.top - grid.zero) * scale)
@@ -162,7 +162,7 @@ def _set(parameter: nn.Parameter, value: Tensor, where: Tensor) -> None:
     parameter.data.copy_(torch.where(where, value, parameter.data))
 
 
-def _without_gradient(grid: fake.Grid) -> fake.Grid:
+def _without_gradient(grid: grids.Grid) -> grids.Grid:
     return grid._replace(scale=grid.scale.detach(), inverse=grid.inverse.detach())
 
 

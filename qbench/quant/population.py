@@ -91,7 +91,7 @@ def box_in_arrays(found: Chain) -> TanhToBox | None:
 
 
 def encoded(scaled: FloatArray, zero: Array, top: int) -> FloatArray:
-    """`fake.encode` of what is divided by the grid's scale already, in place."""
+    """`grids.encode` of what is divided by the grid's scale already, in place."""
     scaled += zero
     np.rint(scaled, out=scaled)
     np.maximum(scaled, 0, out=scaled)

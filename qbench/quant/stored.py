@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench import layers
-from qbench.quant import fake
+from qbench.quant import fake, grids
 from qbench.quant.layer import QuantLayer
 
 TOP = 127
@@ -90,7 +90,7 @@ class StoredLayer(nn.Module):
 class StoredQuantLayer(nn.Module):
     """A quantized layer without its float weights: the codes alone."""
 
-    step: Tensor  # the input's grid: scale, inverse, zero and centre of `fake.Grid`
+    step: Tensor  # the input's grid: scale, inverse, zero and centre of `grids.Grid`
     inverse: Tensor
     zero: Tensor
     centre: Tensor
@@ -116,6 +116,6 @@ class StoredQuantLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[S, B, ...] -> [S, B, out, ...]."""
         own = (self.step, self.inverse, self.zero, self.centre)
-        grid = fake.Grid(*own, self._top, self._has_integer_zero)
+        grid = grids.Grid(*own, self._top, self._has_integer_zero)
         codes = fake.Codes(self.weight.to(torch.float32), self.bias, self.scale)
-        return fake.accumulate(fake.encode(x, grid).sub_(grid.centre), codes, self.stride)
+        return fake.accumulate(fake.centred_codes(x, grid), codes, self.stride)

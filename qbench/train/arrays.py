@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from qbench import layers
+from qbench.quant import kernels
 from qbench.quant.layer import QuantLayer
 from qbench.quant.population import as_array, box_in_arrays, encoded
 from qbench.quant.trace import ConversionError, Stage, chain
@@ -77,7 +78,7 @@ class _Linear:
 
 
 class _FakeQuantLinear:
-    """`fake.accumulate` of `fake.encode`, bit for bit where sums of codes stay below 2^24."""
+    """`fake.accumulate` of `grids.encode`, bit for bit where sums of codes stay below 2^24."""
 
     def __init__(self, layer: QuantLayer, *, has_relu: bool) -> None:
         self._layer = layer
@@ -89,6 +90,8 @@ class _FakeQuantLinear:
             return self._float(x)
         # Taken anew every time: kept, the codes of before an update would outlive it.
         grid, codes = self._layer.codes()
+        if kernels.take(*grid[1:4], *codes):
+            return kernels.infer(x, grid, codes, has_relu=self._has_relu)
         inverse, zero, centre = (as_array(t)[:, 0] for t in (grid.inverse, grid.zero, grid.centre))
         centred = encoded(x * inverse, zero, grid.top)
         centred -= centre

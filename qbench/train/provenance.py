@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench import product
+from qbench.quant import kernels
 
 PACKAGES = ("torch", "pytorch-lightning", "gymnasium", "hydra-core", "numpy", "wandb")
 
@@ -23,6 +24,7 @@ def describe() -> dict[str, Any]:
             "processor": processor(),
             "num_cores": os.cpu_count(),
             "numpy_is_wider": product.IS_WIDER,
+            "has_compiled_loops": kernels.library() is not None,
         },
         "git_commit": _git_commit(),
         # Peaks of processes that were started in different ways are not compared.

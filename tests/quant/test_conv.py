@@ -10,7 +10,7 @@ from qbench import layers
 from qbench.deploy import npz
 from qbench.network.cnn import CNN
 from qbench.network.heads import Actor, QNetwork
-from qbench.quant import agreement, fake
+from qbench.quant import agreement, fake, grids
 from qbench.quant.integer import IntegerLayer, IntegerNetwork
 from qbench.quant.layer import QuantLayer
 from qbench.quant.none import NoQuant
@@ -64,7 +64,7 @@ def random_layer(grid_name, bits=4):
     bias = torch.randn(2, 5, generator=g)
     bounds = torch.tensor([[-2.0, 4.0], [-1.0, 3.0]])
     low, high = (b.view(2, 1, 1, 1, 1) for b in bounds.T)
-    grid = fake.GRIDS[grid_name](low, high, bits)
+    grid = grids.GRIDS[grid_name](low, high, bits)
     return (
         x,
         weight,
@@ -89,7 +89,7 @@ def test_a_convolution_is_the_linear_layer_on_its_patches(grid_name, stride):
     up = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
     gradients = torch.autograd.grad(out, [x, weight, bias], up)
 
-    flat = fake.Grid(*(t.view(2, 1, 1) for t in grid[:4]), *grid[4:])
+    flat = grids.Grid(*(t.view(2, 1, 1) for t in grid[:4]), *grid[4:])
     flat_codes = fake.Codes(codes.weight.flatten(2), codes.bias, codes.scale)
     rows = patches(x, stride)
     product = fake.apply(rows, weight.flatten(2), bias, flat, flat_codes, None)
@@ -135,7 +135,7 @@ def test_every_tensor_is_quantized_and_holds_at_most_two_to_the_bits_levels(name
         per_channel = codes.weight.flatten(2).abs().amax(-1)
         assert (per_channel == 2 ** (bits - 1) - 1).all()
         assert torch.equal(codes.weight, codes.weight.round())
-        assert fake.encode(inputs[i], grid).unique().numel() <= 2 ** (8 if i == 0 else bits)
+        assert grids.encode(inputs[i], grid).unique().numel() <= 2 ** (8 if i == 0 else bits)
 
 
 @pytest.mark.parametrize("name", ["atari", "planes"])

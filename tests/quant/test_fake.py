@@ -1,51 +1,10 @@
-"""Quantization arithmetic: the paper's table, hand-worked grids, gradients, level counts."""
+"""The arithmetic of a fake-quantized layer: hand-worked codes, gradients."""
 
 import pytest
 import torch
 
-from qbench.quant import fake
-
-
-def bounds(low, high):
-    return torch.full((1, 1, 1), low), torch.full((1, 1, 1), high)
-
-
-def test_table_1_of_the_seed_paper():
-    grid = fake.affine_grid(*bounds(-10.0, 30.0), bits=8)
-    codes = torch.tensor([[[0.0, 255.0, 128.0]]])
-    values = fake.decode(codes, grid)[0, 0].tolist()
-    assert values[0] == pytest.approx(-10.0, abs=1e-5)
-    assert values[1] == pytest.approx(30.0, abs=1e-5)
-    assert values[2] == pytest.approx(-10 + 128 * 40 / 255, abs=1e-5)  # 10.078, printed as 10
-    assert [round(value) for value in values] == [-10, 30, 10]
-    assert fake.encode(torch.tensor([[[-10.0, 30.0, 10.0]]]), grid)[0, 0].tolist() == [0, 255, 128]
-
-
-def test_an_integer_zero_point_moves_table_1():
-    grid = fake.zero_point_grid(*bounds(-10.0, 30.0), bits=8)
-    values = fake.decode(torch.tensor([[[0.0, 128.0, 255.0]]]), grid)[0, 0].tolist()
-    assert grid.zero.item() == 64
-    assert values == pytest.approx([-10.039, 10.039, 29.961], abs=1e-3)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.5, 3.0), (-3.0, -0.5), (-1.0, 2.0)])
-def test_a_zero_point_grid_holds_zero_exactly(low, high):
-    grid = fake.zero_point_grid(*bounds(low, high), bits=4)
-    zero = torch.zeros(1, 1, 1)
-    assert fake.decode(fake.encode(zero, grid), grid).item() == 0.0
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("make_grid", fake.GRIDS.values(), ids=fake.GRIDS)
-def test_a_grid_has_at_most_two_to_the_bits_levels(bits, make_grid):
-    grid = make_grid(*bounds(-1.3, 2.9), bits=bits)
-    x = torch.linspace(-5, 5, 10_001).view(1, -1, 1)
-    assert fake.encode(x, grid).unique().numel() == 2**bits
-
-
-def test_an_empty_range_does_not_divide_by_zero():
-    grid = fake.zero_point_grid(*bounds(0.0, 0.0), bits=8)
-    assert fake.encode(torch.zeros(1, 3, 1), grid).tolist() == [[[0.0], [0.0], [0.0]]]
+from qbench.quant import fake, grids
+from tests.quant.test_grids import bounds
 
 
 def layer_codes(weight, bias, grid, bits=8, per_channel=True):
@@ -56,7 +15,7 @@ def layer_codes(weight, bias, grid, bits=8, per_channel=True):
 
 
 ONE, NONE = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
-UNIT = fake.Grid(ONE, ONE, NONE, NONE, 255, True)
+UNIT = grids.Grid(ONE, ONE, NONE, NONE, 255, True)
 
 
 def test_weight_codes_by_hand():
@@ -100,29 +59,29 @@ def test_the_bias_lies_on_the_accumulators_grid():
     assert codes.scale.item() == 1.0 and codes.bias.item() == 2
 
 
-@pytest.mark.parametrize("name", fake.GRIDS)
+@pytest.mark.parametrize("name", grids.GRIDS)
 @pytest.mark.parametrize("per_feature", [False, True])
 def test_forward_is_the_product_of_the_decoded_tensors(name, per_feature):
     torch.manual_seed(0)
     shape = (3, 1, 4 if per_feature else 1)
-    grid = fake.GRIDS[name](-torch.rand(shape) - 0.5, torch.rand(shape) + 0.5, bits=8)
+    grid = grids.GRIDS[name](-torch.rand(shape) - 0.5, torch.rand(shape) + 0.5, bits=8)
     x, weight, bias = torch.randn(3, 6, 4), torch.randn(3, 5, 4), torch.randn(3, 5)
     codes = fake.encode_layer(weight, bias, grid, bits=8, per_channel=True, weight_range="max")
     y = fake.FakeQuantLinear.apply(x, weight, bias, grid, codes)
-    x_hat = fake.decode(fake.encode(x, grid), grid)
+    x_hat = grids.decode(grids.encode(x, grid), grid)
     w_hat = codes.weight * codes.scale.unsqueeze(-1) / grid.scale
     expected = x_hat @ w_hat.transpose(1, 2) + bias.unsqueeze(1)
     # The only other rounding is the bias's, at most half a step of the accumulator.
     assert ((y - expected).abs() <= 0.5 * codes.scale.unsqueeze(1) + 1e-5).all()
 
 
-@pytest.mark.parametrize("name", fake.GRIDS)
+@pytest.mark.parametrize("name", grids.GRIDS)
 @pytest.mark.parametrize("per_feature", [False, True])
 def test_gradients_are_straight_through(name, per_feature):
     """Against autograd through x + (x_hat - x).detach() with an explicit clamp."""
     torch.manual_seed(0)
     shape = (2, 1, 4 if per_feature else 1)
-    grid = fake.GRIDS[name](-torch.rand(shape) - 0.3, torch.rand(shape) + 0.3, bits=4)
+    grid = grids.GRIDS[name](-torch.rand(shape) - 0.3, torch.rand(shape) + 0.3, bits=4)
     x, weight = torch.randn(2, 9, 4, requires_grad=True), torch.randn(2, 5, 4, requires_grad=True)
     bias = torch.randn(2, 5, requires_grad=True)
     codes = fake.encode_layer(
@@ -135,7 +94,7 @@ def test_gradients_are_straight_through(name, per_feature):
     low = (-0.5 - grid.zero) * grid.scale
     high = (grid.top + 0.5 - grid.zero) * grid.scale
     x_hat = straight_through(
-        torch.minimum(torch.maximum(x, low), high), fake.decode(fake.encode(x, grid), grid)
+        torch.minimum(torch.maximum(x, low), high), grids.decode(grids.encode(x, grid), grid)
     )
     w_hat = straight_through(weight, codes.weight * codes.scale.unsqueeze(-1) / grid.scale)
     expected = x_hat @ w_hat.transpose(1, 2) + bias.unsqueeze(1)
@@ -152,12 +111,12 @@ def test_gradients_are_straight_through(name, per_feature):
 
 def test_codes_agree_with_torchs_own_fake_quantization():
     torch.manual_seed(0)
-    grid = fake.zero_point_grid(*bounds(-1.0, 2.0), bits=8)
+    grid = grids.zero_point_grid(*bounds(-1.0, 2.0), bits=8)
     x = torch.randn(1, 200, 3)
     expected = torch.fake_quantize_per_tensor_affine(
         x, grid.scale.item(), int(grid.zero.item()), 0, grid.top
     )
-    torch.testing.assert_close(fake.decode(fake.encode(x, grid), grid), expected)
+    torch.testing.assert_close(grids.decode(grids.encode(x, grid), grid), expected)
     weight = torch.randn(1, 6, 11)
     codes = fake.encode_layer(
         weight, torch.zeros(1, 6), UNIT, bits=4, per_channel=True, weight_range="max"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qbench import layers
-from qbench.quant import agreement, fake
+from qbench.quant import agreement, grids
 from qbench.quant.layer import LayerSpec, QuantLayer
 from qbench.quant.learned import CLIP_DECAY, LearnedLayer
 from tests.algo.test_dqn import random_batch
@@ -147,7 +147,7 @@ def test_every_learned_tensor_holds_at_most_two_to_the_bits_levels():
     for quantized in (m for m in module.modules() if isinstance(m, LearnedLayer)):
         grid, codes = quantized.codes()
         assert codes.weight.unique().numel() <= 7 and codes.weight.abs().max() <= 3
-        codes_of_inputs = fake.encode(1000 * torch.randn(2, 50, quantized.weight.shape[2]), grid)
+        codes_of_inputs = grids.encode(1000 * torch.randn(2, 50, quantized.weight.shape[2]), grid)
         assert codes_of_inputs.max() <= grid.top
 
 

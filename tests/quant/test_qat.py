@@ -13,7 +13,7 @@ from qbench.algo.ddpg import DDPG
 from qbench.algo.dqn import DQN
 from qbench.deploy import npz
 from qbench.network.heads import Actor, Critic
-from qbench.quant import agreement, fake
+from qbench.quant import agreement, grids
 from qbench.quant.integer import IntegerLayer, IntegerNetwork
 from qbench.quant.layer import QuantLayer
 from qbench.quant.none import NoQuant
@@ -104,7 +104,7 @@ def test_every_tensor_is_quantized_and_holds_at_most_two_to_the_bits_levels(bits
         grid, codes = layer.codes()
         assert codes.weight.unique().numel() <= 2**bits
         assert codes.weight.abs().max() == max(2 ** (bits - 1) - 1, 1)
-        levels = fake.encode(inputs[i], grid).unique()
+        levels = grids.encode(inputs[i], grid).unique()
         input_bits = 8 if i == 0 else bits
         assert levels.min() >= 0 and levels.max() <= 2**input_bits - 1
         assert torch.equal(codes.bias, codes.bias.round())
@@ -455,8 +455,8 @@ def test_sums_that_could_leave_int32_are_refused():
 
 def test_a_constant_feature_keeps_its_value_on_the_affine_grid():
     low = high = torch.full((1, 1, 1), 3.7)
-    grid = fake.affine_grid(low, high, bits=8)
-    decoded = fake.decode(fake.encode(torch.full((1, 1, 1), 3.7), grid), grid)
+    grid = grids.affine_grid(low, high, bits=8)
+    decoded = grids.decode(grids.encode(torch.full((1, 1, 1), 3.7), grid), grid)
     assert decoded.item() == pytest.approx(3.7, abs=0.01)
 
 

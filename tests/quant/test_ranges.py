@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qbench.quant import fake, ranges
+from qbench.quant import fake, grids, ranges
 
 ROW = (-1,)
 
@@ -80,7 +80,7 @@ def test_the_least_squares_range_clips_a_lone_outlier():
 def test_one_bit_codes_are_both_used_and_survive_the_layer():
     weight, bias = torch.tensor([[[1.0, -2.0], [3.0, 1.0]]]), torch.tensor([[0.5, -1.0]])
     one = torch.ones(1, 1, 1)
-    unit = fake.Grid(one, one, 0 * one, 0 * one, 255, True)
+    unit = grids.Grid(one, one, 0 * one, 0 * one, 255, True)
     codes = fake.encode_layer(weight, bias, unit, bits=1, per_channel=True, weight_range="mean")
     assert codes.weight.tolist() == [[[1, -1], [1, 1]]]
     assert codes.scale.tolist() == [[1.5, 2.0]]

@@ -27,13 +27,13 @@ def test_table_1_is_the_papers():
 
 def test_table_1_is_the_grid_that_training_uses():
     torch = pytest.importorskip("torch")
-    from qbench.quant import fake
+    from qbench.quant import grids
 
-    grid = fake.affine_grid(torch.tensor([-10.0]), torch.tensor([30.0]), 8)
+    grid = grids.affine_grid(torch.tensor([-10.0]), torch.tensor([30.0]), 8)
     codes = torch.arange(256.0)
     ours = [paper.decode(code, -10.0, 30.0) for code in range(256)]
-    np.testing.assert_allclose(fake.decode(codes, grid).numpy(), ours, atol=1e-5)
-    assert fake.encode(torch.tensor([-10.0, 10.0, 30.0]), grid).tolist() == [0, 128, 255]
+    np.testing.assert_allclose(grids.decode(codes, grid).numpy(), ours, atol=1e-5)
+    assert grids.encode(torch.tensor([-10.0, 10.0, 30.0]), grid).tolist() == [0, 128, 255]
 
 
 def test_only_what_is_reported_is_cut():
