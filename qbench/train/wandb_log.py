@@ -123,6 +123,7 @@ def _begun(mode: str, arguments: Mapping[str, Any]) -> Any:
     import wandb
 
     settings = wandb.Settings(
+        mode=mode,  # type: ignore[arg-type]
         silent=True,
         console="off",
         x_disable_meta=False,
@@ -130,7 +131,10 @@ def _begun(mode: str, arguments: Mapping[str, Any]) -> Any:
         finish_timeout=FINISH_TIMEOUT_S,
     )
     try:
-        return wandb.init(mode=mode, settings=settings, **arguments)  # type: ignore[arg-type]
+        # Without this, init does not know yet that it is offline when it begins its telemetry, and
+        # sends that.
+        wandb.setup(settings)
+        return wandb.init(settings=settings, **arguments)
     except Exception as error:
         print(f"Weights & Biases does not take this run: {_spelled(error)}.", flush=True)
         return None

@@ -1,6 +1,10 @@
 """Run folders that are given away or come from strangers: no secret goes, no code comes."""
 
+import os
 import pickle
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +38,28 @@ def test_a_cell_and_its_wandb_files_hold_nothing_of_the_environment(tmp_path, se
     run_dir = run(tmp_path / "cell", "logger=offline", "total_env_steps=100")
     assert list(run_dir.glob("wandb/offline-run-*/run-*.wandb"))
     assert_no_secret(run_dir)
+
+
+OFFLINE_RUN = """
+from pathlib import Path
+from qbench.train import wandb_log
+with wandb_log.WandbRun(
+    mode="offline", project="p", run_dir=Path("."), axes={}, config={"sweep": "s"}, id=None
+) as logged:
+    logged.log([{"kind": "train", "seed": 0, "env_step": 1, "loss": 0.5}])
+"""
+
+
+def test_an_offline_run_asks_no_server(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        environment = os.environ | {"WANDB_BASE_URL": address, "PYTHONPATH": str(Path.cwd())}
+        command = [sys.executable, "-c", OFFLINE_RUN]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
+        assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # Nobody has called.
+            server.accept()
 
 
 def test_the_folder_of_a_sweep_holds_nothing_of_the_environment(qbench_main, secrets):
