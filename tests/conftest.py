@@ -8,10 +8,16 @@ FLOAT_BYTES = 4
 
 
 @pytest.fixture
-def by_numpy(monkeypatch):
-    """NumPy multiplies, whatever this CPU is; a list that grows with every product."""
+def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def by_numpy(monkeypatch, one_thread):
+    """NumPy multiplies, whatever this CPU is; a list that grows with every product."""
     monkeypatch.setattr(product, "IS_WIDER", True)
     products = []
     multiply = np.matmul
@@ -27,8 +33,7 @@ def by_numpy(monkeypatch):
         return multiply(*matrices, **options)
 
     monkeypatch.setattr(np, "matmul", counted)
-    yield products
-    torch.set_num_threads(before)
+    return products
 
 
 @pytest.fixture(params=["torch", "numpy"])

@@ -70,3 +70,51 @@ def test_parameters_become_views_of_one_tensor():
     flat[1].zero_()
     assert population[0].weight[1].abs().sum() == 0
     assert torch.equal(population[0].weight[0], before["0.weight"][0])
+
+
+def relus_of_every_kind():
+    """A ReLU in front, one shared by two layers, and one of a sum."""
+    shared = nn.ReLU()
+    return nn.Sequential(
+        nn.ReLU(), nn.Linear(3, 5), shared, nn.Linear(5, 4), shared, nn.ReLU(), nn.Linear(4, 1)
+    )
+
+
+def test_a_relu_overwrites_nothing_that_anybody_else_sees():
+    population = layers.populate(relus_of_every_kind, [0, 1])
+    x = torch.randn(2, 6, 3)
+    kept = x.clone()
+    with_gradients = population(x)
+    with torch.no_grad():
+        assert torch.equal(population(x), with_gradients)
+        assert torch.equal(x, kept)
+        first = population[1](x)
+        assert torch.equal(population[2](first), first.clamp_min(0.0))
+        assert (first < 0).any()
+    for k in range(2):
+        torch.testing.assert_close(layers.take_seed(population, k)(x[k]), with_gradients[k])
+
+
+def test_without_gradients_a_relu_takes_no_memory_of_its_own():
+    population = layers.populate(lambda: nn.Sequential(nn.Linear(3, 5), nn.ReLU()), [0])
+    linear, given = population[0], []
+    linear.register_forward_hook(lambda module, x, y: given.append(y))
+    with torch.no_grad():
+        assert population(torch.randn(1, 6, 3)).data_ptr() == given[0].data_ptr()
+    assert population(torch.randn(1, 6, 3)).data_ptr() != given[1].data_ptr()
+
+
+@pytest.mark.parametrize("in_", [1, 7, 64])
+def test_a_layer_with_one_output_and_its_gradients(in_):
+    layer = layers.Linear.stack([nn.Linear(in_, 1) for _ in range(3)])
+    x = torch.randn(3, 9, in_, requires_grad=True)
+    y = layer(x)
+    expected = (x.double() @ layer.weight.double().mT + layer.bias.double().unsqueeze(1)).float()
+    torch.testing.assert_close(y, expected)
+    leaves = [x, layer.weight, layer.bias]
+    found = torch.autograd.grad(y.square().sum(), leaves)
+    for one, other in zip(found, torch.autograd.grad(expected.square().sum(), leaves), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for k in range(3):
+        alone = layers.affine(x[k : k + 1], layer.weight[k : k + 1], layer.bias[k : k + 1])
+        assert torch.equal(alone[0], y[k])

@@ -61,8 +61,9 @@ class PopulationAdam:
         self.alive &= (norm + loss.detach()).isfinite()
         if self._max_grad_norm is not None:
             clip = (self._max_grad_norm / (norm + 1e-6)).clamp_(max=1.0)
-            self.grad.mul_(clip.unsqueeze(1))
-        # On a CPU this look costs nothing; on a GPU the blend is cheaper than the wait.
+            if self.flat.is_cuda or bool((clip < 1.0).any()):
+                self.grad.mul_(clip.unsqueeze(1))
+        # On a CPU a look costs nothing; on a GPU the work is cheaper than the wait.
         if self.flat.is_cuda or not bool(self.alive.all()):
             self._step_living()
         else:

@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from qbench import layers
 
-RELU = (torch.relu, nn.functional.relu, "relu")
+RELU = (torch.relu, nn.functional.relu, "relu", "relu_")
 LEAVES = (layers.Seeded, layers.Flatten, layers.ScaleBytes, layers.TanhToBox)
 
 

@@ -17,7 +17,10 @@ from tests.quant.test_learned import LEARNED
 from tests.quant.test_qat import learner_of, scheme
 from tests.toys import q_population
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 SPEC = LayerSpec(
     weight_bits=8, input_bits=8, per_channel=True, weight_range="max", per_feature=False,
@@ -34,14 +37,6 @@ SPECS = {
     "unit": {"range": "unit"},
 }
 LARGE = 3e38
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
