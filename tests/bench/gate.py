@@ -7,8 +7,8 @@ happens to lie moves a ratio by several percent too, for as long as the process 
 over the tolerance is measured again in a new process, some seconds later and up to five times, and
 the least slices of all of them count. A spell of noise passes, a slower program does not.
 
-Ratios are those of one kind of processor, and of the library that multiplies on it
-(`qbench.product`): baseline.json has an entry for each.
+Ratios are those of one kind of processor, of the library that multiplies on it (`qbench.product`),
+and of compiled loops (`qbench.quant.kernels`) or none: baseline.json has an entry for each.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qbench import product
+from qbench.quant import kernels
 from qbench.train import provenance
 from tests.bench import cpu, reference
 from tests.bench.benchmarks import BENCHMARKS, Benchmark, Work
@@ -159,9 +160,10 @@ def in_a_process(names: list[str], planted: float = 0.0) -> dict[str, Slices]:
 
 
 def processor() -> str:
-    """What baselines are kept by: the processor, and whether NumPy multiplies on it."""
+    """What baselines are kept by: the processor, and what computes on it beside PyTorch."""
     name = provenance.processor()
-    return f"{name}, products by NumPy" if product.IS_WIDER else name
+    name += ", products by NumPy" if product.IS_WIDER else ""
+    return name if kernels.library() else f"{name}, no compiled loops"
 
 
 def write_baseline(names: list[str], run_pass: Pass) -> None:

@@ -237,7 +237,7 @@ def test_cached_codes_follow_updates_and_syncs():
 
 
 @pytest.mark.parametrize("grid", ["zero_point", "affine"])
-def test_what_backward_keeps_changes_no_bit(grid):
+def test_what_backward_keeps_changes_no_bit(grid, one_thread):
     learners = [
         learner_of(scheme(4, saved=saved, grid=grid).prepare(q_population([0, 1])))
         for saved in ("codes", "floats")
@@ -249,7 +249,7 @@ def test_what_backward_keeps_changes_no_bit(grid):
 
 
 @pytest.mark.parametrize("num_seeds", [2, 5])
-def test_a_quantized_seed_is_bit_identical_in_any_population(num_seeds):
+def test_a_quantized_seed_is_bit_identical_in_any_population(num_seeds, one_thread):
     alone = learner_of(scheme(4).prepare(q_population([3])))
     crowd = learner_of(scheme(4).prepare(q_population(list(range(3, 3 + num_seeds)))))
     for i in range(100):
