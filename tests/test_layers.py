@@ -72,26 +72,44 @@ def test_parameters_become_views_of_one_tensor():
     assert torch.equal(population[0].weight[0], before["0.weight"][0])
 
 
+class Constant(nn.Module):
+    """Gives the same tensor whatever comes in."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("value", -torch.ones(5))
+
+    def forward(self, x):
+        return self.value.expand(*x.shape[:-1], 5)
+
+
 def relus_of_every_kind():
-    """A ReLU in front, one shared by two layers, and one of a sum."""
+    """ReLUs in front, shared by two layers, of a ReLU, and of what no layer has computed."""
     shared = nn.ReLU()
     return nn.Sequential(
-        nn.ReLU(), nn.Linear(3, 5), shared, nn.Linear(5, 4), shared, nn.ReLU(), nn.Linear(4, 1)
-    )
+        nn.Identity(), nn.ReLU(), nn.Linear(3, 5), shared, nn.Linear(5, 4), shared, nn.ReLU(),
+        nn.Linear(4, 5), Constant(), nn.ReLU(), nn.Linear(5, 1),
+    )  # fmt: skip
 
 
 def test_a_relu_overwrites_nothing_that_anybody_else_sees():
     population = layers.populate(relus_of_every_kind, [0, 1])
+    plain = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        plain.append(relus_of_every_kind())
     x = torch.randn(2, 6, 3)
     kept = x.clone()
     with_gradients = population(x)
     with torch.no_grad():
         assert torch.equal(population(x), with_gradients)
         assert torch.equal(x, kept)
-        first = population[1](x)
-        assert torch.equal(population[2](first), first.clamp_min(0.0))
+        assert (population[8].value == -1).all()
+        first = population[2](x)
+        assert torch.equal(population[3](first), first.clamp_min(0.0))
         assert (first < 0).any()
     for k in range(2):
+        torch.testing.assert_close(plain[k](x[k]), with_gradients[k])
         torch.testing.assert_close(layers.take_seed(population, k)(x[k]), with_gradients[k])
 
 

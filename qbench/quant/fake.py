@@ -13,7 +13,7 @@ zero point z = c and the last term of q_b vanishes; with the seed paper's real-v
 offset, z = -min / s_x, it does not. Sums of codes below 2^24 are exact in float32.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,19 +22,11 @@ from torch.nn import functional as F
 
 from qbench import layers, product
 from qbench.quant import kernels, ranges
-from qbench.quant.grids import Grid, encode, position
+from qbench.quant.grids import Codes, Grid, encode, position
 
 Stride = tuple[int, int] | None
 BIAS_CODE_LIMIT = 2**23
 """Scales are floored so that no bias code exceeds this; a dead channel would overflow int32."""
-
-
-class Codes(NamedTuple):
-    """A layer's integers, carried in float32."""
-
-    weight: Tensor  # q_w [S, out, F], or [S, out, in, kh, kw]
-    bias: Tensor  # q_b [S, out]
-    scale: Tensor  # s [S, out]
 
 
 def encode_layer(
@@ -69,8 +61,7 @@ def encode_compiled(
     low_high: Tensor, weight: Tensor, bias: Tensor, settings: kernels.Settings
 ) -> tuple[Grid, Codes]:
     """The grid of an input in [low, high], and `encode_layer` on it, by compiled loops."""
-    grid, integers = kernels.encode_layer(low_high, weight, bias, settings)
-    codes = Codes(*integers)
+    grid, codes = kernels.encode_layer(low_high, weight, bias, settings)
     if settings.is_affine:
         fold_offset(grid, codes)
     return grid, codes
@@ -111,7 +102,7 @@ def apply(
 
 def centred_codes(x: Tensor, grid: Grid) -> Tensor:
     """`encode` less the grid's centre: what is multiplied by codes of weights."""
-    if kernels.take(x, *grid[1:4]):
+    if kernels.take_inputs(x, *grid.tensors):
         return kernels.encode(x, grid)
     return encode(x, grid).sub_(grid.centre)
 
@@ -122,7 +113,7 @@ def _centred(x: Tensor, grid: Grid, saved: str, needs_x: bool) -> tuple[Tensor, 
     What is kept is enough to clamp anew and to know which codes were clamped.
     """
     top = grid.top
-    if saved == "codes" and kernels.take(x, *grid[1:4]):
+    if saved == "codes" and kernels.take_inputs(x, *grid.tensors):
         kept = torch.empty_like(x, dtype=torch.int16 if needs_x else torch.uint8)
         return kernels.encode(x, grid, kept), kept
     raw = position(x, grid).round_()
@@ -137,7 +128,7 @@ def _centred(x: Tensor, grid: Grid, saved: str, needs_x: bool) -> tuple[Tensor, 
 
 def _values(kept: Tensor, grid_scale: Tensor, zero: Tensor, top: int) -> Tensor:
     """What the codes stand for of which `kept` was kept."""
-    if not kept.is_floating_point() and kernels.take(kept, grid_scale, zero):
+    if kernels.take_kept(kept, grid_scale, zero):
         return kernels.decode(kept, grid_scale, zero, top)
     return kept.to(torch.float32, copy=True).clamp_(0, top).sub_(zero).mul_(grid_scale)
 
@@ -147,8 +138,8 @@ def _straight_through(grad: Tensor, kept: Tensor, grid_scale: Tensor, top: int) 
 
     It is zero where a code was clamped.
     """
-    is_coded = kept.dtype is torch.int16 and grad.stride() == kept.stride()
-    if is_coded and kernels.take(grad, kept, grid_scale):
+    is_alike = grad.shape == kept.shape and grad.stride() == kept.stride()
+    if is_alike and kernels.take_kept(kept, grid_scale) and kernels.take(grad):
         return kernels.mask(grad, kept, grid_scale, top)
     backward = torch.ops.aten.hardtanh_backward.grad_input
     grad.mul_(grid_scale.reciprocal())

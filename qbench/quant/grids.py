@@ -16,6 +16,19 @@ class Grid(NamedTuple):
     top: int  # 2^bits - 1
     has_integer_zero: bool
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Scale, inverse, zero and centre."""
+        return self[:4]
+
+
+class Codes(NamedTuple):
+    """A layer's integers, carried in float32."""
+
+    weight: Tensor  # q_w [S, out, F], or [S, out, in, kh, kw]
+    bias: Tensor  # q_b [S, out]
+    scale: Tensor  # s [S, out]
+
 
 def affine_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
     """[low, high] in 2^bits - 1 equal cells with a real offset: the seed paper's Table 1."""

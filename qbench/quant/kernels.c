@@ -25,7 +25,7 @@ static inline float from_bits(uint32_t bits) {
     return x;
 }
 
-/* The grid of one range: `QuantLayer._grid`, `fake.zero_point_grid` and `fake.affine_grid`. */
+/* The grid of one range: `QuantLayer._grid`, `grids.zero_point_grid` and `grids.affine_grid`. */
 static void make_grid(float low, float high, float widened, int is_affine, float top, float *scale,
                       float *inverse, float *zero, float *centre) {
     low = low == INFINITY ? -1.0f : low; /* unseen */
@@ -36,7 +36,7 @@ static void make_grid(float low, float high, float widened, int is_affine, float
         low = is_point ? at_most(low, 0.0f) : low;
         high = is_point ? at_least(high, 0.0f) : high;
     } else {
-        const float margin = (high - low) * widened;
+        const float margin = widened > 0.0f ? (high - low) * widened : 0.0f; /* no inf * 0 */
         low = at_most(low - margin, 0.0f);
         high = at_least(high + margin, 0.0f);
     }
@@ -50,8 +50,9 @@ static void make_grid(float low, float high, float widened, int is_affine, float
 static uint32_t fold(const float *weight, int64_t size, const float *grid, int64_t features,
                      float *folded) {
     uint32_t most = 0;
-    for (int64_t f = 0; f < (features > 1 ? size : 0); f++) folded[f] = weight[f] * grid[f];
-    if (features == 1)
+    if (features > 1)
+        for (int64_t f = 0; f < size; f++) folded[f] = weight[f] * grid[f];
+    else
         for (int64_t f = 0; f < size; f++) folded[f] = weight[f] * grid[0];
     for (int64_t f = 0; f < size; f++) {
         const uint32_t bits = magnitude_bits(folded[f]);
@@ -97,31 +98,41 @@ void encode_layer(const float *range, const float *weight, const float *bias,
     }
 }
 
+/* Does something to every run of numbers that share a grid, or have one each: `at` is where the run
+   starts, `own` where its grids do, and `step` is 0 or 1, known to the compiler. */
+#define EACH_RUN(something)                                                                     \
+    do {                                                                                        \
+        const int64_t run = features > 1 ? features : rows;                                     \
+        const int64_t num_runs = features > 1 ? rows : 1;                                       \
+        for (int64_t r = 0; r < seeds * num_runs; r++) {                                        \
+            const int64_t at = r * run, own = r / num_runs * features;                          \
+            if (features > 1) {                                                                 \
+                enum { step = 1 };                                                              \
+                something;                                                                      \
+            } else {                                                                            \
+                enum { step = 0 };                                                              \
+                something;                                                                      \
+            }                                                                                   \
+        }                                                                                       \
+    } while (0)
+
 /* Centred codes of inputs [seeds, rows, features], and what backward keeps of them. */
-#define ENCODE(name, type, low, high, KEPT)                                                       \
-    static inline void run_of_##name(const float *x, int64_t n, const float *inverse,             \
-                                     const float *zero, const float *centre, int step, float top, \
-                                     float *centred, type *kept) {                                \
-        for (int64_t i = 0; i < n; i++) {                                                         \
-            const float raw = rintf(x[i] * inverse[i * step] + zero[i * step]);                   \
-            centred[i] = at_most(at_least(raw, 0.0f), top) - centre[i * step];                    \
-            KEPT(kept[i] = (type)(int32_t)at_most(at_least(raw, low), high));                     \
-        }                                                                                         \
-        (void)kept;                                                                               \
-    }                                                                                             \
-    void name(const float *x, const float *inverse, const float *zero, const float *centre,       \
-              int64_t seeds, int64_t rows, int64_t features, float top, float *centred,           \
-              type *kept) {                                                                       \
-        const int64_t run = features > 1 ? features : rows, runs = features > 1 ? rows : 1;       \
-        for (int64_t r = 0; r < seeds * runs; r++) {                                              \
-            const int64_t at = r * run, own = r / runs * features;                                \
-            if (features > 1)                                                                     \
-                run_of_##name(x + at, run, inverse + own, zero + own, centre + own, 1, top,       \
-                              centred + at, kept + at);                                           \
-            else                                                                                  \
-                run_of_##name(x + at, run, inverse + own, zero + own, centre + own, 0, top,       \
-                              centred + at, kept + at);                                           \
-        }                                                                                         \
+#define ENCODE(name, type, low, high, KEPT)                                                     \
+    static inline void name##_run(const float *x, int64_t n, const float *inverse,              \
+                                  const float *zero, const float *centre, int step, float top,  \
+                                  float *centred, type *kept) {                                 \
+        for (int64_t i = 0; i < n; i++) {                                                       \
+            const float raw = rintf(x[i] * inverse[i * step] + zero[i * step]);                 \
+            centred[i] = at_most(at_least(raw, 0.0f), top) - centre[i * step];                  \
+            KEPT(kept[i] = (type)(int32_t)at_most(at_least(raw, low), high));                   \
+        }                                                                                       \
+        (void)kept;                                                                             \
+    }                                                                                           \
+    void name(const float *x, const float *inverse, const float *zero, const float *centre,     \
+              int64_t seeds, int64_t rows, int64_t features, float top, float *centred,         \
+              type *kept) {                                                                     \
+        EACH_RUN(name##_run(x + at, run, inverse + own, zero + own, centre + own, step, top,    \
+                            centred + at, kept + at));                                          \
     }
 #define YES(statement) statement
 #define NO(statement)
@@ -130,35 +141,27 @@ ENCODE(encode, uint8_t, 0.0f, 0.0f, NO)
 ENCODE(encode_int16, int16_t, -1.0f, top + 1.0f, YES)
 ENCODE(encode_uint8, uint8_t, 0.0f, top, YES)
 
-/* The values of codes that were kept, clamped: `fake.decode`. */
-#define DECODE(name, type)                                                                        \
-    static inline void run_of_##name(const type *kept, int64_t n, const float *scale,             \
-                                     const float *zero, int step, int32_t top, float *values) {   \
-        for (int64_t i = 0; i < n; i++) {                                                         \
-            const int32_t code = kept[i] < 0 ? 0 : kept[i] > top ? top : kept[i];                 \
-            values[i] = ((float)code - zero[i * step]) * scale[i * step];                         \
-        }                                                                                         \
-    }                                                                                             \
-    void name(const type *kept, const float *scale, const float *zero, int64_t seeds,             \
-              int64_t rows, int64_t features, int64_t top, float *values) {                       \
-        const int64_t run = features > 1 ? features : rows, runs = features > 1 ? rows : 1;       \
-        for (int64_t r = 0; r < seeds * runs; r++) {                                              \
-            const int64_t at = r * run, own = r / runs * features;                                \
-            if (features > 1)                                                                     \
-                run_of_##name(kept + at, run, scale + own, zero + own, 1, (int32_t)top,           \
-                              values + at);                                                       \
-            else                                                                                  \
-                run_of_##name(kept + at, run, scale + own, zero + own, 0, (int32_t)top,           \
-                              values + at);                                                       \
-        }                                                                                         \
+/* The values of codes that were kept, clamped: `grids.decode`. */
+#define DECODE(name, type)                                                                      \
+    static inline void name##_run(const type *kept, int64_t n, const float *scale,              \
+                                  const float *zero, int step, int32_t top, float *values) {    \
+        for (int64_t i = 0; i < n; i++) {                                                       \
+            const int32_t code = kept[i] < 0 ? 0 : kept[i] > top ? top : kept[i];               \
+            values[i] = ((float)code - zero[i * step]) * scale[i * step];                       \
+        }                                                                                       \
+    }                                                                                           \
+    void name(const type *kept, const float *scale, const float *zero, int64_t seeds,           \
+              int64_t rows, int64_t features, int64_t top, float *values) {                     \
+        EACH_RUN(name##_run(kept + at, run, scale + own, zero + own, step, (int32_t)top,        \
+                            values + at));                                                      \
     }
 
 DECODE(decode_int16, int16_t)
 DECODE(decode_uint8, uint8_t)
 
-/* Gradients by codes, in place: those by values, and none where a code was clamped. */
-static inline void run_of_mask(float *grad, const int16_t *kept, int64_t n, const float *scale,
-                               int step, int16_t top) {
+/* Gradients by values, in place, from those by codes: none where a code was clamped. */
+static inline void mask_run(float *grad, const int16_t *kept, int64_t n, const float *scale,
+                            int step, int16_t top) {
     for (int64_t i = 0; i < n; i++) {
         const float by_value = grad[i] * (1.0f / scale[i * step]);
         grad[i] = kept[i] >= 0 && kept[i] <= top ? by_value : 0.0f;
@@ -167,14 +170,7 @@ static inline void run_of_mask(float *grad, const int16_t *kept, int64_t n, cons
 
 void mask(float *grad, const int16_t *kept, const float *scale, int64_t seeds, int64_t rows,
           int64_t features, int64_t top) {
-    const int64_t run = features > 1 ? features : rows, runs = features > 1 ? rows : 1;
-    for (int64_t r = 0; r < seeds * runs; r++) {
-        const float *own = scale + r / runs * features;
-        if (features > 1)
-            run_of_mask(grad + r * run, kept + r * run, run, own, 1, (int16_t)top);
-        else
-            run_of_mask(grad + r * run, kept + r * run, run, own, 0, (int16_t)top);
-    }
+    EACH_RUN(mask_run(grad + at, kept + at, run, scale + own, step, (int16_t)top));
 }
 
 /* Integers in the order of the floats that they are the bits of. */
@@ -194,8 +190,8 @@ static inline void widen(int32_t *least, int32_t *most, float x) {
     *most = at > *most ? at : *most;
 }
 
-/* Ranges [seeds, 2, features] by inputs [seeds, rows, features]: `QuantLayer._observe` of their
-   extremes, or of moving averages. */
+/* Ranges [seeds, 2, features] by inputs [seeds, rows, features]: `QuantLayer._observe_plainly` of
+   their extremes, or of moving averages. */
 void observe(const float *x, int64_t seeds, int64_t rows, int64_t features, int64_t is_average,
              float momentum, float *range) {
     int32_t least[features], most[features];
@@ -232,7 +228,8 @@ void finish(float *sums, const float *bias_codes, const float *unit, int64_t see
     for (int64_t s = 0; s < seeds; s++)
         for (int64_t r = s * rows; r < (s + 1) * rows; r++)
             for (int64_t o = 0; o < out; o++)
-                sums[r * out + o] = (sums[r * out + o] + bias_codes[s * out + o]) * unit[s * out + o];
+                sums[r * out + o] =
+                    (sums[r * out + o] + bias_codes[s * out + o]) * unit[s * out + o];
 }
 
 /* Outputs [seeds, out] at one input per seed [seeds, size]: `QuantLayer._infer`. Sums of codes

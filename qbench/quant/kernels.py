@@ -11,9 +11,8 @@ import ctypes
 import functools
 import hashlib
 import logging
-import os
+import math
 import platform
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -23,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qbench.quant.grids import Grid
+from qbench.product import CPU_INFO
+from qbench.quant.grids import Codes, Grid
 from qbench.types import FloatArray
 
 SOURCE = Path(__file__).with_name("kernels.c")
 CACHE = SOURCE.with_name("__pycache__")
-CPU_INFO = Path("/proc/cpuinfo")
 # No product is fused into a sum and no sum is reordered, unless the source says so: the same bits.
 FLAGS = ["-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno",
          "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC"]  # fmt: skip
@@ -47,7 +46,7 @@ SIGNATURES = {
     "infer": "ppppnnnnfpppnpp",
 }
 """Function of `kernels.c` -> its arguments: addresses, whole numbers, floats."""
-DTYPES = (torch.float32, torch.int16, torch.uint8)
+MOST_FEATURES = 2**16  # of an observation with ranges of their own, for which there is a stack
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +57,9 @@ def library() -> Any:
     try:
         loaded = _load()
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1]
-        log.warning("Quantized layers train slower, to the same numbers: no gcc, or %s", reason)
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        reason = "there is no gcc" if isinstance(error, FileNotFoundError) else said[-1:]
+        log.warning("Quantized layers train slower, to the same numbers: %s.", reason)
         return None
     for name, letters in SIGNATURES.items():
         function = getattr(loaded, name)
@@ -67,44 +67,65 @@ def library() -> Any:
     return loaded
 
 
+def were_used() -> bool:
+    """Whether this process has come by a tensor that the loops take, and has them."""
+    return library.cache_info().currsize > 0 and library() is not None
+
+
 def _load() -> ctypes.CDLL:
-    name = f"kernels-{_fingerprint()}.so"
-    if (CACHE / name).exists():
-        return ctypes.CDLL(str(CACHE / name))
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / name
+    kept = CACHE / f"kernels-{_fingerprint()}.so"
+    with contextlib.suppress(OSError):  # It is not there, or broken.
+        return ctypes.CDLL(str(kept))
+    with _folder() as folder:
+        made = Path(folder) / kept.name
         command = ["gcc", *FLAGS, str(SOURCE), "-o", str(made), "-lm"]
         subprocess.run(command, check=True, capture_output=True, text=True)
-        with contextlib.suppress(OSError):  # A folder that is not ours to write: compiled anew.
-            CACHE.mkdir(exist_ok=True)
-            kept = shutil.copy(made, CACHE / f"{name}.{os.getpid()}")
-            os.replace(kept, CACHE / name)
+        with contextlib.suppress(OSError):  # A cache that is not ours to write.
+            made = made.replace(kept)
         return ctypes.CDLL(str(made))
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """One in the cache, from where a file can be moved at once, or where such folders are."""
+    try:
+        CACHE.mkdir(exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=CACHE)
+    except OSError:
+        return tempfile.TemporaryDirectory()
 
 
 def _fingerprint() -> str:
     """Of the source, the flags, and the processor, which another machine's folder may not share."""
     lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else [platform.processor()]
-    of_cpu = sorted(
-        {line for line in lines if line.startswith(("model name", "flags", "Features"))}
-    )
-    text = "\n".join([SOURCE.read_text(), *FLAGS, platform.machine(), *of_cpu])
+    of_cpu = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    text = "\n".join([SOURCE.read_text(), *FLAGS, platform.machine(), *sorted(of_cpu)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def take(*tensors: Tensor) -> bool:
-    """Whether the loops take these: dense, on a CPU, of their types, in one thread."""
-    return _are_at_hand() and all(
-        t.is_cpu and t.dtype in DTYPES and (t.is_contiguous() or _is_channels_last(t))
-        for t in tensors
-    )
+    """Whether the loops take these: float32, dense, on a CPU, in one thread."""
+    return all(t.dtype is torch.float32 and _is_dense(t) for t in tensors) and _are_at_hand()
+
+
+def take_inputs(x: Tensor, *of_grid: Tensor) -> bool:
+    """As `take`, for inputs of a layer and for what their grid is made of, [S, ...] each."""
+    return take(x) and _fits(x, of_grid[0]) and take(*of_grid)
+
+
+def take_kept(kept: Tensor, *of_grid: Tensor) -> bool:
+    """As `take_inputs`, for what is kept of inputs in whole numbers."""
+    is_whole = kept.dtype in (torch.int16, torch.uint8)
+    return is_whole and _is_dense(kept) and _fits(kept, of_grid[0]) and take(*of_grid)
 
 
 def take_strided(*tensors: Tensor) -> bool:
     """As `take`, for tensors [S, ...] whose seeds may lie apart: views of all parameters."""
-    return _are_at_hand() and all(
-        t.is_cpu and t.dtype is torch.float32 and t.stride()[1:] == _dense_strides(t.shape[1:])
-        for t in tensors
+    return (
+        all(
+            t.is_cpu and t.dtype is torch.float32 and t.stride()[1:] == _dense_strides(t.shape[1:])
+            for t in tensors
+        )
+        and _are_at_hand()
     )
 
 
@@ -112,9 +133,18 @@ def _are_at_hand() -> bool:
     return torch.get_num_threads() == 1 and library() is not None
 
 
-def _is_channels_last(t: Tensor) -> bool:
-    """Images with innermost channels: with one grid per seed the order is no matter."""
-    return (
+def _fits(x: Tensor, of_grid: Tensor) -> bool:
+    """Whether inputs have the seeds of a grid, and its features if it has some."""
+    num_features = math.prod(of_grid.shape[2:])
+    has_features = num_features == 1 or x.shape[2:] == of_grid.shape[2:]
+    return len(x) == len(of_grid) and has_features and num_features <= MOST_FEATURES
+
+
+def _is_dense(t: Tensor) -> bool:
+    """Row by row, or images with innermost channels: with one grid their order is no matter."""
+    if not t.is_cpu:
+        return False
+    return t.is_contiguous() or (
         t.ndim == 5
         and t.stride(0) == t[0].numel()
         and t[0].is_contiguous(memory_format=torch.channels_last)
@@ -139,8 +169,8 @@ class Settings(NamedTuple):
 
 def encode_layer(
     low_high: Tensor, weight: Tensor, bias: Tensor, settings: Settings
-) -> tuple[Grid, tuple[Tensor, Tensor, Tensor]]:
-    """The grid on ranges [S, 2, ...], and codes of weights and biases with their scale.
+) -> tuple[Grid, Codes]:
+    """The grid of inputs with ranges [S, 2, ...], and a layer's integers.
 
     The codes of biases on an affine grid are not rounded, and lack their last term.
     """
@@ -149,15 +179,14 @@ def encode_layer(
     scale, inverse, zero = new(shape), new(shape), new(shape)
     centre = new(shape) if settings.is_affine else zero
     num_seeds, out = size = bias.shape
-    codes, bias_codes, unit = new(weight.shape), new(size), new(size)
+    codes = Codes(new(weight.shape), new(size), new(size))
     library().encode_layer(
         low_high.data_ptr(), weight.data_ptr(), bias.data_ptr(), weight.stride(0), bias.stride(0),
         num_seeds, out, weight.numel() // bias.numel(), _num_features(scale), *settings,
         scale.data_ptr(), inverse.data_ptr(), zero.data_ptr(), centre.data_ptr(),
-        codes.data_ptr(), bias_codes.data_ptr(), unit.data_ptr(),
+        *(t.data_ptr() for t in codes),
     )  # fmt: skip
-    grid = Grid(scale, inverse, zero, centre, settings.input_top, not settings.is_affine)
-    return grid, (codes, bias_codes, unit)
+    return Grid(scale, inverse, zero, centre, settings.input_top, not settings.is_affine), codes
 
 
 def encode(x: Tensor, grid: Grid, kept: Tensor | None = None) -> Tensor:
@@ -183,14 +212,14 @@ def decode(kept: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:
 
 
 def mask(grad: Tensor, kept: Tensor, scale: Tensor, top: int) -> Tensor:
-    """A gradient over the grid's scale, in place: zero where a code was clamped."""
+    """A gradient by codes over the grid's scale, in place: zero where a code was clamped."""
     pointers = grad.data_ptr(), kept.data_ptr(), scale.data_ptr()
     library().mask(*pointers, *_sizes(kept, scale), top)
     return grad
 
 
 def observe(x: Tensor, low_high: Tensor, *, is_average: bool, momentum: float) -> None:
-    """Move ranges [S, 2, ...] by inputs [S, ...], as `QuantLayer._observe` does."""
+    """Move ranges [S, 2, ...] by inputs [S, ...], as `QuantLayer._observe_plainly` does."""
     num_seeds, num_features = len(x), low_high.numel() // (2 * len(x))
     library().observe(
         x.data_ptr(), num_seeds, x.numel() // (num_seeds * num_features), num_features,
@@ -206,18 +235,15 @@ def finish(sums: Tensor, bias_codes: Tensor, unit: Tensor) -> Tensor:
     return sums
 
 
-def infer(
-    x: FloatArray, grid: Grid, codes: tuple[Tensor, Tensor, Tensor], *, has_relu: bool
-) -> FloatArray:
+def infer(x: FloatArray, grid: Grid, codes: Codes, *, has_relu: bool) -> FloatArray:
     """Outputs [S, out] of a linear layer at one input per seed [S, F]."""
     x = np.ascontiguousarray(x, np.float32)
-    weight, bias, scale = codes
-    num_seeds, out, size = weight.shape
+    num_seeds, out, size = codes.weight.shape
     centred, y = np.empty_like(x), np.empty((num_seeds, out), np.float32)
     library().infer(
         x.ctypes.data, grid.inverse.data_ptr(), grid.zero.data_ptr(), grid.centre.data_ptr(),
         num_seeds, out, size, _num_features(grid.zero), grid.top,
-        weight.data_ptr(), bias.data_ptr(), scale.data_ptr(), has_relu,
+        *(t.data_ptr() for t in codes), has_relu,
         centred.ctypes.data, y.ctypes.data,
     )  # fmt: skip
     return y

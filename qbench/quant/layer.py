@@ -69,8 +69,9 @@ class QuantLayer(layers.Seeded):
         self.register_buffer("input_range", pair.repeat(num_seeds, 1, *shape))
         self.momentum = MOMENTUM
         self.is_quantizing, self.is_frozen = True, False
-        self._settings = _settings(spec)
-        self._cached: tuple[grids.Grid, fake.Codes] | None = None
+        # A subclass may make its grid or its range in another way.
+        self._settings = _settings(spec) if type(self) is QuantLayer else None
+        self._cached: tuple[grids.Grid, grids.Codes] | None = None
 
     def set_phase(self, *, is_quantizing: bool, is_frozen: bool) -> None:
         """Whether the layer quantizes, and whether its range has stopped moving."""
@@ -86,8 +87,9 @@ class QuantLayer(layers.Seeded):
     def forward(self, x: Tensor) -> Tensor:
         """[S, B, ...] -> [S, B, out, ...]."""
         is_learning = self.training and torch.is_grad_enabled()
-        # Rows of the replay are not contiguous, and compiled loops take no others.
-        x = x.contiguous() if self.stride is None else layers.in_fastest_order(x)
+        if self.is_quantizing:
+            # Compiled loops take dense rows, which those of the replay are not.
+            x = x.contiguous() if self.stride is None else layers.in_fastest_order(x)
         if is_learning and not self.is_frozen:
             self._observe(x.detach())
         if not self.is_quantizing:
@@ -111,7 +113,7 @@ class QuantLayer(layers.Seeded):
             return layers.affine(x, self.weight, self.bias)
         return layers.convolution(x, self.weight, self.bias, self.stride)
 
-    def codes(self) -> tuple[grids.Grid, fake.Codes]:
+    def codes(self) -> tuple[grids.Grid, grids.Codes]:
         """The input's grid and the layer's integers as they stand."""
         if self._cached is None:
             self._cached = self._encode()
@@ -130,7 +132,7 @@ class QuantLayer(layers.Seeded):
         self._cached = None
         super()._load_from_state_dict(*args, **kwargs)
 
-    def _encode(self) -> tuple[grids.Grid, fake.Codes]:
+    def _encode(self) -> tuple[grids.Grid, grids.Codes]:
         low_high, weight, bias = self.input_range, self.weight, self.bias
         if self._settings and kernels.take(low_high) and kernels.take_strided(weight, bias):
             return fake.encode_compiled(low_high, weight, bias, self._settings)
@@ -162,7 +164,8 @@ class QuantLayer(layers.Seeded):
         old, kind = self.input_range, self.spec.range
         if kind == "unit":
             return
-        if kind in COMPILED_RANGES and kernels.take(x, old):
+        is_known = type(self) is QuantLayer and kind in COMPILED_RANGES
+        if is_known and kernels.take_inputs(x, old):
             is_average = kind == "moving_average"
             kernels.observe(x, old, is_average=is_average, momentum=self.momentum)
         else:

@@ -93,12 +93,12 @@ class LearnedLayer(QuantLayer):
         if self.spec.range == "clipped":
             x, grid = _clipped(x, grid), _without_gradient(grid)
         codes = self._codes(grid)
-        self._cached = _without_gradient(grid), fake.Codes(*(t.detach() for t in codes))
+        self._cached = _without_gradient(grid), grids.Codes(*(t.detach() for t in codes))
         centred = _round(x * grid.inverse + grid.zero).clamp(0, grid.top) - grid.centre
         return fake.accumulate(centred, codes, self.stride)
 
     @torch.no_grad()
-    def _encode(self) -> tuple[grids.Grid, fake.Codes]:
+    def _encode(self) -> tuple[grids.Grid, grids.Codes]:
         grid = self._grid()
         return grid, self._codes(grid)
 
@@ -112,7 +112,7 @@ class LearnedLayer(QuantLayer):
         scale, zero = step.exp(), self._zero()
         return grids.Grid(scale, scale.reciprocal(), zero, zero, top, has_integer_zero=True)
 
-    def _codes(self, grid: grids.Grid) -> fake.Codes:
+    def _codes(self, grid: grids.Grid) -> grids.Codes:
         """The layer's integers, by operations that have gradients."""
         spec, mean_scale = self.spec, grid.scale.flatten(1).mean(1, keepdim=True)  # [S, 1]
         folded = self.weight.flatten(2) * _relative(grid)
@@ -131,7 +131,7 @@ class LearnedLayer(QuantLayer):
         bias = self.bias / scale
         if not grid.has_integer_zero:
             bias = bias - (weight * (grid.zero - grid.centre).flatten(2)).sum(-1)
-        return fake.Codes(weight.view(self.weight.shape), _round(bias), scale)
+        return grids.Codes(weight.view(self.weight.shape), _round(bias), scale)
 
     def _weight_step(self, folded: Tensor) -> Tensor:
         spec = self.spec

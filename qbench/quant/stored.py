@@ -100,7 +100,7 @@ class StoredQuantLayer(nn.Module):
         grid, codes = layer.codes()
         self.weight = _constant(codes.weight.to(torch.int8))
         self.bias, self.scale = _constant(codes.bias), _constant(codes.scale)
-        for name, tensor in zip(("step", "inverse", "zero", "centre"), grid[:4], strict=True):
+        for name, tensor in zip(("step", "inverse", "zero", "centre"), grid.tensors, strict=True):
             self.register_buffer(name, tensor.clone())
         self._top, self._has_integer_zero = grid.top, grid.has_integer_zero
         self.stride = layer.stride
@@ -110,12 +110,12 @@ class StoredQuantLayer(nn.Module):
         assert isinstance(layer, QuantLayer)
         grid, codes = layer.codes()
         own = (self.weight, self.bias, self.scale, self.step, self.inverse, self.zero, self.centre)
-        for mine, theirs in zip(own, (*codes, *grid[:4]), strict=True):
+        for mine, theirs in zip(own, (*codes, *grid.tensors), strict=True):
             mine.copy_(theirs)
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, B, ...] -> [S, B, out, ...]."""
         own = (self.step, self.inverse, self.zero, self.centre)
         grid = grids.Grid(*own, self._top, self._has_integer_zero)
-        codes = fake.Codes(self.weight.to(torch.float32), self.bias, self.scale)
+        codes = grids.Codes(self.weight.to(torch.float32), self.bias, self.scale)
         return fake.accumulate(fake.centred_codes(x, grid), codes, self.stride)

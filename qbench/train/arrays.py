@@ -90,7 +90,8 @@ class _FakeQuantLinear:
             return self._float(x)
         # Taken anew every time: kept, the codes of before an update would outlive it.
         grid, codes = self._layer.codes()
-        if kernels.take(*grid[1:4], *codes):
+        is_population = x.shape == codes.weight.shape[::2]  # [S, F]
+        if is_population and kernels.take(*grid.tensors, *codes):
             return kernels.infer(x, grid, codes, has_relu=self._has_relu)
         inverse, zero, centre = (as_array(t)[:, 0] for t in (grid.inverse, grid.zero, grid.centre))
         centred = encoded(x * inverse, zero, grid.top)

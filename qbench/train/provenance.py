@@ -24,7 +24,7 @@ def describe() -> dict[str, Any]:
             "processor": processor(),
             "num_cores": os.cpu_count(),
             "numpy_is_wider": product.IS_WIDER,
-            "has_compiled_loops": kernels.library() is not None,
+            "used_compiled_loops": kernels.were_used(),
         },
         "git_commit": _git_commit(),
         # Peaks of processes that were started in different ways are not compared.

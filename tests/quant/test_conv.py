@@ -90,7 +90,7 @@ def test_a_convolution_is_the_linear_layer_on_its_patches(grid_name, stride):
     gradients = torch.autograd.grad(out, [x, weight, bias], up)
 
     flat = grids.Grid(*(t.view(2, 1, 1) for t in grid[:4]), *grid[4:])
-    flat_codes = fake.Codes(codes.weight.flatten(2), codes.bias, codes.scale)
+    flat_codes = grids.Codes(codes.weight.flatten(2), codes.bias, codes.scale)
     rows = patches(x, stride)
     product = fake.apply(rows, weight.flatten(2), bias, flat, flat_codes, None)
     as_image = product.view(2, 6, *out.shape[3:], 5).permute(0, 1, 4, 2, 3)
@@ -98,6 +98,19 @@ def test_a_convolution_is_the_linear_layer_on_its_patches(grid_name, stride):
     expected = torch.autograd.grad(as_image, [x, weight, bias], up)
     for mine, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_what_backward_of_a_convolution_keeps_changes_no_bit(num_threads, one_thread):
+    torch.set_num_threads(num_threads)
+    x, weight, bias, grid, codes = random_layer("zero_point")
+    leaves = [t.requires_grad_() for t in (2 * x, weight, bias)]
+    found = []
+    for saved in ("codes", "floats"):
+        out = fake.apply(*leaves, grid, codes, (1, 1), saved)
+        found.append(torch.autograd.grad(out.square().sum(), leaves))
+    assert (found[0][0] == 0).any()  # of clamped inputs
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_inputs_outside_the_range_receive_no_gradient():

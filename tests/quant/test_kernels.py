@@ -35,8 +35,11 @@ SPECS = {
     "affine": {"grid": "affine", "per_channel": False},
     "affine per feature": {"grid": "affine", "per_feature": True},
     "unit": {"range": "unit"},
+    "mse": {"weight_range": "mse", "per_channel": False},
+    "percentile": {"range": "percentile"},
 }
 LARGE = 3e38
+MSE = {"weight_range": "mse", "granularity": "tensor"}
 
 
 @pytest.fixture
@@ -97,7 +100,7 @@ def learned(layer, *batches):
         grid, codes = layer.codes()
         with torch.no_grad():
             inferred = layer.eval()(x)
-        made += [y.detach(), *grads, *grid[:4], *codes, layer.input_range.clone(), inferred]
+        made += [y.detach(), *grads, *grid.tensors, *codes, layer.input_range.clone(), inferred]
     return made
 
 
@@ -113,8 +116,10 @@ def test_a_layer_learns_bit_for_bit_as_by_torch(changes, by_torch, calls):
     layer, plain = layer_of(changes), layer_of(changes)
     batches = [inputs(layer, scale=scale) for scale in (1.0, 3.0, 0.1)]
     found = learned(layer, *batches)
-    assert {"encode_layer", "encode_int16", "decode_int16", "mask", "encode", "finish"} <= calls
-    assert ("observe" in calls) == (layer.spec.range != "unit")
+    assert {"encode_int16", "decode_int16", "mask", "encode"} <= calls
+    assert ("encode_layer" in calls) == (layer.spec.weight_range == "max")
+    assert ("finish" in calls) == (layer.spec.weight_range == "max" or layer.spec.per_channel)
+    assert ("observe" in calls) == (layer.spec.range in ("min_max", "moving_average"))
     assert_same(found, by_torch(learned, plain, *batches))
 
 
@@ -171,7 +176,7 @@ def test_weights_that_are_no_numbers_give_the_same_codes(special, per_channel, b
         layer.weight[1, 3, 4] = special
         layer.bias[2, 5] = special
     (grid, codes), (plain_grid, plain_codes) = layer._encode(), by_torch(layer._encode)
-    assert_same([*grid[:4], *codes], [*plain_grid[:4], *plain_codes])
+    assert_same([*grid.tensors, *codes], [*plain_grid.tensors, *plain_codes])
 
 
 POINTS = [0.0, 3.7, -3.7, 1e-9]
@@ -198,7 +203,7 @@ def test_a_layer_of_zeros_gives_the_same_codes(by_torch):
 
 def test_an_output_by_hand():
     one, zero = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
-    codes = (
+    codes = grids.Codes(
         torch.tensor([[[2.0, -3.0], [1.0, 1.0]]]),
         torch.tensor([[1.0, 0.0]]),
         torch.tensor([[0.5, 2.0]]),
@@ -240,8 +245,8 @@ def test_ranges_by_hand():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"bits": 4, "granularity": "tensor"}, {"grid": "affine"}, {"bits": 1}, LEARNED],
-    ids=["8", "4", "affine", "1", "learned"],
+    [{}, {"bits": 4, "granularity": "tensor"}, {"grid": "affine"}, {"bits": 1}, LEARNED, MSE],
+    ids=["8", "4", "affine", "1", "learned", "mse"],
 )
 def test_a_training_has_the_same_bits_with_the_loops_and_without(changes, by_torch):
     def trained():
@@ -253,6 +258,82 @@ def test_a_training_has_the_same_bits_with_the_loops_and_without(changes, by_tor
         return [*learner.network.state_dict().values(), torch.from_numpy(acted)]
 
     assert_same(trained(), by_torch(trained))
+
+
+def test_acting_takes_the_loops(calls):
+    learner = learner_of(scheme().prepare(q_population([0, 1, 2])))
+    learner.update(random_batch(3))
+    network = ArrayNetwork(learner.network)
+    network(np.zeros((3, 4), np.float32))
+    assert "infer" in calls
+    one_for_all = network(np.ones((1, 4), np.float32))  # of no population: the first layer in NumPy
+    assert np.array_equal(one_for_all, network(np.ones((3, 4), np.float32)))
+
+
+def test_only_hidden_ranges_are_widened():
+    hidden, first = layer_of({}), layer_of({"per_feature": True})
+    for layer in (hidden, first):
+        layer.input_range[:, 0], layer.input_range[:, 1] = -1.0, 1.0
+    assert hidden._encode()[0].scale.flatten().tolist() == pytest.approx(
+        [(2 + 4 / 4096) / 255] * 3, rel=1e-6
+    )
+    assert (first._encode()[0].scale == 2 / torch.tensor(255.0)).all()
+
+
+def test_inputs_that_do_not_fit_their_grid_are_left_to_torch(by_torch, calls):
+    layer = layer_of({"per_feature": True, "range": "min_max"})
+    layer.train()(inputs(layer))
+    layer.eval()
+    calls.clear()
+    x = inputs(layer)
+    with torch.no_grad():
+        assert torch.equal(layer(x[:1]), by_torch(layer, x[:1]))
+        layer(torch.zeros(3, 5, 19, dtype=torch.uint8))
+        with pytest.raises(RuntimeError):
+            layer(x[..., :4])
+        with pytest.raises(RuntimeError):
+            layer(x[:2])
+    assert calls <= {"encode_layer", "finish"}
+
+
+class Doubled(QuantLayer):
+    """Sees twice what there is."""
+
+    def _seen(self, x):
+        return 2 * super()._seen(x)
+
+
+def test_a_layer_that_makes_its_range_in_another_way_is_left_to_torch():
+    plain = layer_of({})
+    doubled = Doubled(plain, plain.spec)
+    x = inputs(plain)
+    plain.train()(x), doubled.train()(x)
+    assert torch.equal(doubled.input_range, 2 * plain.input_range)
+
+
+def test_floats_that_are_kept_stay_floats():
+    layer = layer_of({})
+    layer.train()(inputs(layer))
+    grid = layer.codes()[0]
+    assert fake._centred(inputs(layer), grid, "floats", True)[1].dtype is torch.float32
+
+
+def test_seeds_that_lie_apart_are_left_to_torch():
+    images = torch.zeros(4, 5, 3, 6, 6).flatten(0, 1).to(memory_format=torch.channels_last)
+    images = images.unflatten(0, (4, 5))
+    assert kernels.take(images) and not kernels.take(images[::2])
+
+
+def test_a_gradient_in_another_order_than_what_was_kept_is_left_to_torch():
+    kept = torch.randint(-1, 5, (2, 4, 6), dtype=torch.int16)
+    grad, scale = torch.randn(2, 6, 4).transpose(1, 2), torch.full((2, 1, 1), 0.5)
+    expected = torch.where((kept >= 0) & (kept <= 3), 2 * grad, 0.0)
+    assert torch.equal(fake._straight_through(grad, kept, scale, 3), expected)
+    images = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last).unsqueeze(0)
+    kept = torch.randint(-1, 5, images.shape, dtype=torch.int16)
+    scale = torch.full((1, 1, 1, 1, 1), 0.5)
+    expected = torch.where((kept >= 0) & (kept <= 3), 2 * images, 0.0)
+    assert torch.equal(fake._straight_through(images, kept, scale, 3), expected)
 
 
 def test_memory_in_another_order_is_left_to_torch(by_torch):
@@ -283,6 +364,28 @@ def test_the_library_is_kept_and_made_anew_when_its_source_changes(tmp_path, mon
     assert len(list(cache.iterdir())) == 2
 
 
+def test_a_library_is_kept_for_its_flags_and_its_processor(tmp_path, monkeypatch):
+    prints = [kernels._fingerprint()]
+    monkeypatch.setattr(kernels, "FLAGS", kernels.FLAGS[1:])
+    prints.append(kernels._fingerprint())
+    cpu = tmp_path / "cpuinfo"
+    monkeypatch.setattr(kernels, "CPU_INFO", cpu)
+    for flags in ("sse", "sse avx"):
+        cpu.write_text(f"model name\t: x\nflags\t: {flags}\ncpu MHz : {flags}\n")
+        prints.append(kernels._fingerprint())
+    assert len(set(prints)) == 4
+    cpu.write_text("model name\t: x\nflags\t: sse avx\ncpu MHz : 2\n")
+    assert kernels._fingerprint() == prints[-1]
+
+
+def test_a_broken_library_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "CACHE", tmp_path)
+    broken = tmp_path / f"kernels-{kernels._fingerprint()}.so"
+    broken.write_bytes(b"")
+    assert kernels._load().encode
+    assert broken.stat().st_size > 0 and list(tmp_path.iterdir()) == [broken]
+
+
 def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(kernels, "CACHE", tmp_path / "file")
@@ -299,6 +402,7 @@ def test_without_a_compiler_there_is_a_warning_and_torch(broken, tmp_path, monke
     monkeypatch.setattr(kernels, "library", kernels.library.__wrapped__)
     with caplog.at_level(logging.WARNING):
         assert kernels.library() is None
-    (record,) = caplog.records
-    assert ("no-such-flag" if broken else "'gcc'") in record.message
     assert not kernels.take(torch.zeros(1))
+    assert len({record.message for record in caplog.records}) == 1
+    (record, *_) = caplog.records
+    assert ("no-such-flag" if broken else "there is no gcc") in record.message

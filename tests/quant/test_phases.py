@@ -26,6 +26,20 @@ def test_until_the_delay_is_over_layers_compute_in_float_and_observe():
     assert not torch.equal(module(obs), plain(obs))
 
 
+def test_until_the_delay_is_over_a_training_has_the_bits_of_float(one_thread):
+    quant = delayed()
+    module = quant.prepare(q_population([0, 1], hidden_sizes=(120, 84)))
+    quant.advance(module, 0, is_target=False)
+    learners = [learner_of(module), learner_of(q_population([0, 1], hidden_sizes=(120, 84)))]
+    for i in range(20):
+        batch = random_batch(2, 128, first_seed=i)
+        columns = torch.cat([batch.obs, batch.next_obs], dim=-1)  # as rows of the replay hold them
+        obs, next_obs = columns.split(batch.obs.shape[-1], dim=-1)
+        for learner in learners:
+            learner.update(batch._replace(obs=obs, next_obs=next_obs))
+    assert torch.equal(learners[0].optimizer.flat, learners[1].optimizer.flat)
+
+
 def test_frozen_ranges_stand_still_and_still_quantize():
     quant = scheme(8, schedule={"delay_env_steps": 0, "freeze_env_steps": 10})
     module = observed(quant).train()
