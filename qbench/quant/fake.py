@@ -134,10 +134,7 @@ def _values(kept: Tensor, grid_scale: Tensor, zero: Tensor, top: int) -> Tensor:
 
 
 def _straight_through(grad: Tensor, kept: Tensor, grid_scale: Tensor, top: int) -> Tensor:
-    """A gradient by codes from that by values times the grid's scale, in place.
-
-    It is zero where a code was clamped.
-    """
+    """The gradient by an input, in place, from that by its codes: zero where one was clamped."""
     is_alike = grad.shape == kept.shape and grad.stride() == kept.stride()
     if is_alike and kernels.take_kept(kept, grid_scale) and kernels.take(grad):
         return kernels.mask(grad, kept, grid_scale, top)

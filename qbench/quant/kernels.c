@@ -159,7 +159,7 @@ ENCODE(encode_uint8, uint8_t, 0.0f, top, YES)
 DECODE(decode_int16, int16_t)
 DECODE(decode_uint8, uint8_t)
 
-/* Gradients by values, in place, from those by codes: none where a code was clamped. */
+/* Gradients by inputs, in place, from those by their codes: none where one was clamped. */
 static inline void mask_run(float *grad, const int16_t *kept, int64_t n, const float *scale,
                             int step, int16_t top) {
     for (int64_t i = 0; i < n; i++) {

@@ -212,7 +212,7 @@ def decode(kept: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:
 
 
 def mask(grad: Tensor, kept: Tensor, scale: Tensor, top: int) -> Tensor:
-    """A gradient by codes over the grid's scale, in place: zero where a code was clamped."""
+    """The gradient by inputs, in place, from that by their codes: zero where one was clamped."""
     pointers = grad.data_ptr(), kept.data_ptr(), scale.data_ptr()
     library().mask(*pointers, *_sizes(kept, scale), top)
     return grad
