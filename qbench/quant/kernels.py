@@ -58,7 +58,7 @@ def library() -> Any:
         loaded = _load()
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        reason = "there is no gcc" if isinstance(error, FileNotFoundError) else said[-1:]
+        reason = "there is no gcc" if isinstance(error, FileNotFoundError) else " ".join(said[-1:])
         log.warning("Quantized layers train slower, to the same numbers: %s.", reason)
         return None
     for name, letters in SIGNATURES.items():

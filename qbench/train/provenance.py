@@ -15,7 +15,7 @@ PACKAGES = ("torch", "pytorch-lightning", "gymnasium", "hydra-core", "numpy", "w
 
 
 def describe() -> dict[str, Any]:
-    """Keys `versions`, `machine`, `git_commit`, `start_method` of summary.json."""
+    """What summary.json says of versions, machine, compiled loops, commit and start method."""
     versions = {name: version(name) for name in PACKAGES}
     return {
         "versions": {"python": platform.python_version(), **versions},
@@ -24,8 +24,8 @@ def describe() -> dict[str, Any]:
             "processor": processor(),
             "num_cores": os.cpu_count(),
             "numpy_is_wider": product.IS_WIDER,
-            "used_compiled_loops": kernels.were_used(),
         },
+        "used_compiled_loops": kernels.were_used(),
         "git_commit": _git_commit(),
         # Peaks of processes that were started in different ways are not compared.
         "start_method": "subprocess",

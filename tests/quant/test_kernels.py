@@ -11,6 +11,7 @@ from torch import nn
 from qbench import layers
 from qbench.quant import fake, grids, kernels
 from qbench.quant.layer import LayerSpec, QuantLayer
+from qbench.train import provenance
 from qbench.train.arrays import ArrayNetwork
 from tests.algo.test_dqn import random_batch
 from tests.quant.test_learned import LEARNED
@@ -347,6 +348,15 @@ def test_memory_in_another_order_is_left_to_torch(by_torch):
     assert not kernels.take_strided(layer.weight.mT)
     torch.set_num_threads(2)
     assert not kernels.take(torch.zeros(2))
+
+
+def test_a_summary_says_whether_the_loops_were_used_and_it_is_one_machine_all_the_same(monkeypatch):
+    assert kernels.take(torch.zeros(1))
+    used = provenance.describe()
+    monkeypatch.setattr(kernels, "were_used", lambda: False)
+    unused = provenance.describe()
+    assert (used.pop("used_compiled_loops"), unused.pop("used_compiled_loops")) == (True, False)
+    assert used == unused
 
 
 def test_the_library_is_kept_and_made_anew_when_its_source_changes(tmp_path, monkeypatch):
