@@ -192,8 +192,7 @@ def encode_layer(
 def encode(x: Tensor, grid: Grid, kept: Tensor | None = None) -> Tensor:
     """Centred codes of `x` [S, ...]; those before clamping go to `kept`, int16 or uint8."""
     centred = torch.empty_like(x)
-    name = {None: "encode", torch.int16: "encode_int16", torch.uint8: "encode_uint8"}
-    function = getattr(library(), name[None if kept is None else kept.dtype])
+    function = library().encode if kept is None else _of_type("encode", kept)
     function(
         x.data_ptr(), grid.inverse.data_ptr(), grid.zero.data_ptr(), grid.centre.data_ptr(),
         *_sizes(x, grid.zero), grid.top,
@@ -205,9 +204,8 @@ def encode(x: Tensor, grid: Grid, kept: Tensor | None = None) -> Tensor:
 def decode(kept: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:
     """The values of what `encode` kept, clamped."""
     values = torch.empty_like(kept, dtype=torch.float32)
-    function = library().decode_int16 if kept.dtype is torch.int16 else library().decode_uint8
     pointers = kept.data_ptr(), scale.data_ptr(), zero.data_ptr()
-    function(*pointers, *_sizes(kept, zero), top, values.data_ptr())
+    _of_type("decode", kept)(*pointers, *_sizes(kept, zero), top, values.data_ptr())
     return values
 
 
@@ -247,6 +245,11 @@ def infer(x: FloatArray, grid: Grid, codes: Codes, *, has_relu: bool) -> FloatAr
         centred.ctypes.data, y.ctypes.data,
     )  # fmt: skip
     return y
+
+
+def _of_type(name: str, kept: Tensor) -> Any:
+    """The loop for what is kept in this type."""
+    return getattr(library(), f"{name}_{'int16' if kept.dtype is torch.int16 else 'uint8'}")
 
 
 def _sizes(x: Tensor, of_grid: Tensor) -> tuple[int, int, int]:

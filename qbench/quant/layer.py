@@ -69,8 +69,10 @@ class QuantLayer(layers.Seeded):
         self.register_buffer("input_range", pair.repeat(num_seeds, 1, *shape))
         self.momentum = MOMENTUM
         self.is_quantizing, self.is_frozen = True, False
-        # A subclass may make its grid or its range in another way.
-        self._settings = _settings(spec) if type(self) is QuantLayer else None
+        # A subclass may make its grid or its range in another way than compiled loops do.
+        is_plain = type(self) is QuantLayer
+        self._settings = _settings(spec) if is_plain else None
+        self._has_compiled_range = is_plain and spec.range in COMPILED_RANGES
         self._cached: tuple[grids.Grid, grids.Codes] | None = None
 
     def set_phase(self, *, is_quantizing: bool, is_frozen: bool) -> None:
@@ -161,13 +163,11 @@ class QuantLayer(layers.Seeded):
 
     def _observe(self, x: Tensor) -> None:
         """Move the range by one minibatch [S, B, ...]."""
-        old, kind = self.input_range, self.spec.range
-        if kind == "unit":
+        if self.spec.range == "unit":
             return
-        is_known = type(self) is QuantLayer and kind in COMPILED_RANGES
-        if is_known and kernels.take_inputs(x, old):
-            is_average = kind == "moving_average"
-            kernels.observe(x, old, is_average=is_average, momentum=self.momentum)
+        if self._has_compiled_range and kernels.take_inputs(x, self.input_range):
+            is_average = self.spec.range == "moving_average"
+            kernels.observe(x, self.input_range, is_average=is_average, momentum=self.momentum)
         else:
             self._observe_plainly(x)
 
