@@ -113,13 +113,97 @@ def test_a_relu_overwrites_nothing_that_anybody_else_sees():
         torch.testing.assert_close(layers.take_seed(population, k)(x[k]), with_gradients[k])
 
 
-def test_without_gradients_a_relu_takes_no_memory_of_its_own():
+def test_without_gradients_a_relu_takes_no_memory_of_its_own(monkeypatch):
     population = layers.populate(lambda: nn.Sequential(nn.Linear(3, 5), nn.ReLU()), [0])
-    linear, given = population[0], []
-    linear.register_forward_hook(lambda module, x, y: given.append(y))
+    given, affine = [], layers.affine
+    monkeypatch.setattr(layers, "affine", lambda *call: given.append(affine(*call)) or given[-1])
     with torch.no_grad():
         assert population(torch.randn(1, 6, 3)).data_ptr() == given[0].data_ptr()
-    assert population(torch.randn(1, 6, 3)).data_ptr() != given[1].data_ptr()
+
+
+def nested():
+    """Runs of every kind: in a Sequential of its own, without a ReLU, alone, with one output."""
+    inner = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5))
+    return nn.Sequential(
+        inner, nn.ReLU(), nn.ReLU(), nn.Linear(5, 4), nn.LeakyReLU(inplace=True),
+        nn.Linear(4, 3), nn.Tanh(),
+        nn.Linear(3, 1), nn.ReLU(), nn.Linear(1, 2), nn.ReLU(),
+    )  # fmt: skip
+
+
+def plainly(network, x):
+    """Every module of its own, called one after the other."""
+    for part in network:
+        x = plainly(part, x) if isinstance(part, nn.Sequential) else part(x)
+    return x
+
+
+def test_runs_of_layers_have_the_bits_of_their_modules():
+    network = layers.populate(nested, [0, 1])
+    x = torch.randn(2, 6, 3)
+    found, expected = network(x), plainly(network, x)
+    assert torch.equal(found, expected)
+    parameters = list(network.parameters())
+    for one, other in zip(
+        torch.autograd.grad(found.square().sum(), parameters),
+        torch.autograd.grad(expected.square().sum(), parameters),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        assert torch.equal(network(x), expected)
+
+
+def nodes(y):
+    """Names of the nodes of the graph of `y`, in depth first order."""
+    found, left = [], [y.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None:
+            found.append(node.name())
+            left += [following for following, _ in node.next_functions]
+    return found
+
+
+def test_layers_in_a_row_are_one_node_across_sequentials():
+    network = layers.populate(
+        lambda: nn.Sequential(nn.Sequential(nn.Linear(3, 5), nn.ReLU()), nn.Linear(5, 2)), [0]
+    )
+    found = nodes(network(torch.randn(1, 6, 3)))
+    own = [name for name in found if "Accumulate" not in name]
+    assert own == ["TransposeBackward0", "_DenseBackward"]
+
+
+def test_no_relu_has_autograd_copy_a_view():
+    network = layers.populate(lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), [0])
+    found = nodes(network(torch.randn(1, 4, 1, 5, 5)))
+    assert "ReluBackward0" in found and "CopySlices" not in found
+
+
+@pytest.mark.parametrize("name", ["0", "0.0", "0.1", "1"])
+def test_modules_that_are_hooked_into_are_called(name):
+    network = layers.populate(
+        lambda: nn.Sequential(nn.Sequential(nn.Linear(3, 5), nn.ReLU()), nn.Linear(5, 2)), [0]
+    )
+    x, seen = torch.randn(1, 6, 3), []
+    expected = network(x)
+    part = network.get_submodule(name)
+    part.register_forward_hook(lambda *call: seen.append(call[1:]))
+    assert torch.equal(network(x), expected)
+    with torch.no_grad():
+        network(x)
+    assert len(seen) == 2
+    for inputs, output in tuple(seen):  # a call adds to it
+        assert torch.equal(plainly([part], *inputs), output)
+
+
+def test_autocast_reaches_every_layer():
+    network = layers.populate(make_plain, [0])
+    with torch.autocast("cpu", torch.bfloat16):
+        y = network(torch.randn(1, 6, 3))
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in network.parameters())
 
 
 @pytest.mark.parametrize("in_", [1, 7, 64])

@@ -93,7 +93,7 @@ class DQN:
         """Temporal-difference loss [S], and what is reported of it."""
         # The online forward comes first: it makes anew the codes that quantized layers cache, which
         # the others without gradients (double DQN's, or all without a target network) then find.
-        q = self.network(batch.obs).gather(-1, batch.action[..., None])[..., 0]  # [S, B]
+        q = self.network(batch.obs).gather(-1, batch.action[..., None]).squeeze(-1)  # [S, B]
         if self.target is not None and not self._has_ranges:
             # Ranges do not wait for the first sync: one that has seen nothing is no range.
             self._has_ranges = True

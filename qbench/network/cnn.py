@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
+
+from qbench.layers import Sequential
 
 
-class CNN(nn.Module):
+class CNN(Sequential):
     """Convolutions, then one fully connected layer, ReLU after each.
+
+    [B, channels, height, width] -> [B, out_features].
 
     Args:
         obs_shape: [channels, height, width] of one observation.
@@ -45,9 +49,5 @@ class CNN(nn.Module):
             size = [(n - kernel) // stride + 1 for n in size]
             fan_in = fan_out
         blocks += [nn.Flatten(), nn.Linear(fan_in * size[0] * size[1], hidden_size), nn.ReLU()]
-        self.layers = nn.Sequential(*blocks)
+        self.layers = Sequential(*blocks)
         self.out_features = hidden_size
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """[B, channels, height, width] -> [B, out_features]."""
-        return self.layers(obs)

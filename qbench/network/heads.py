@@ -8,14 +8,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from qbench.layers import ScaleBytes, TanhToBox
+from qbench.layers import ScaleBytes, Sequential, TanhToBox
 from qbench.types import EnvSpec
 
 MakeTorso = Callable[[tuple[int, ...]], nn.Module]
 
 
-class QNetwork(nn.Module):
-    """Action values Q(s, .) of a discrete action space: a torso and one linear layer."""
+class QNetwork(Sequential):
+    """Action values Q(s, .) of a discrete action space: a torso and one linear layer.
+
+    [..., *obs_shape] -> [..., num_actions].
+    """
 
     def __init__(self, *, make_torso: MakeTorso, spec: EnvSpec) -> None:
         super().__init__()
@@ -23,13 +26,12 @@ class QNetwork(nn.Module):
         self.torso = make_torso(spec.obs_shape)
         self.head = nn.Linear(self.torso.out_features, spec.num_actions)  # type: ignore[arg-type]
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """[..., *obs_shape] -> [..., num_actions]."""
-        return self.head(self.torso(self.input(obs)))
 
+class Actor(Sequential):
+    """Deterministic policy mu(s) within the bounds of a Box (Lillicrap et al. 2016).
 
-class Actor(nn.Module):
-    """Deterministic policy mu(s) within the bounds of a Box (Lillicrap et al. 2016)."""
+    [..., *obs_shape] -> [..., A].
+    """
 
     def __init__(self, *, make_torso: MakeTorso, spec: EnvSpec) -> None:
         super().__init__()
@@ -37,10 +39,6 @@ class Actor(nn.Module):
         self.torso = make_torso(spec.obs_shape)
         self.head = nn.Linear(self.torso.out_features, len(spec.action_low))  # type: ignore[arg-type]
         self.box = TanhToBox(spec.action_low, spec.action_high)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """[..., *obs_shape] -> [..., A]."""
-        return self.box(self.head(self.torso(self.input(obs))))
 
 
 class Critic(nn.Module):
@@ -53,7 +51,7 @@ class Critic(nn.Module):
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """[..., obs], [..., A] -> [...]."""
-        return self.head(self.torso(torch.cat([obs, action], dim=-1)))[..., 0]
+        return self.head(self.torso(torch.cat([obs, action], dim=-1))).squeeze(-1)
 
 
 def _input(spec: EnvSpec) -> nn.Module:

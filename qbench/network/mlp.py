@@ -3,11 +3,15 @@
 import itertools
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
+
+from qbench.layers import Sequential
 
 
-class MLP(nn.Module):
+class MLP(Sequential):
     """Linear and ReLU for every hidden size.
+
+    [..., obs] -> [..., out_features].
 
     Args:
         obs_shape: shape of one observation; one axis.
@@ -30,9 +34,5 @@ class MLP(nn.Module):
             for fan_in, fan_out in itertools.pairwise(sizes)
             for module in (nn.Linear(fan_in, fan_out), nn.ReLU())
         ]
-        self.layers = nn.Sequential(*blocks)
+        self.layers = Sequential(*blocks)
         self.out_features = sizes[-1]
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """[..., obs] -> [..., out_features]."""
-        return self.layers(obs)

@@ -27,7 +27,7 @@ def parts_of(parts: Parts) -> list[tuple[str, Any, str]]:
         ("  forward, target and loss", learner, "loss"),
         ("    target", learner, "_target"),
         ("  backward, clipping and Adam", learner.optimizer, "step"),
-        ("    Adam", learner.optimizer.adam, "step"),
+        ("    Adam", learner.optimizer, "_move"),
     ]
 
 
