@@ -25,10 +25,13 @@ class CartPoleEnvs:
     """
 
     def __init__(self, num_envs: int) -> None:
-        self._physics = CartPoleEnv()
+        self._physics = physics = CartPoleEnv()
+        self._forces = np.array([-physics.force_mag, physics.force_mag])
+        self._limits = np.array([[physics.x_threshold], [physics.theta_threshold_radians]])
         self._max_episode_steps = gymnasium.spec(ID).max_episode_steps or 0
         self._state = np.zeros((4, num_envs))  # x, x_dot, theta, theta_dot
         self._length = np.zeros(num_envs, np.int64)
+        self._reward, self._score = np.ones(num_envs, np.float32), np.ones(num_envs)
 
     def reset(self, seeds: Sequence[int]) -> ObsArray:
         """First observations [S, 4]; seeds the generators."""
@@ -40,16 +43,14 @@ class CartPoleEnvs:
         """Step every cart-pole by its action [S]."""
         self._state = self._state + self._physics.tau * self._derivative(action)
         self._length += 1
-        x, _, theta, _ = self._state
-        terminated = np.abs(x) > self._physics.x_threshold
-        terminated |= np.abs(theta) > self._physics.theta_threshold_radians
+        is_out = np.abs(self._state[::2]) > self._limits  # of x and theta
+        terminated = is_out[0] | is_out[1]
         ended = terminated | (self._length >= self._max_episode_steps)
         next_obs = obs = self._obs()
         if ended.any():
             self._start(np.flatnonzero(ended))
             obs = self._obs()
-        reward = np.ones(len(ended), np.float32)
-        return Stepped(next_obs, obs, reward, terminated, ended, np.ones(len(ended)), ended)
+        return Stepped(next_obs, obs, self._reward, terminated, ended, self._score, ended)
 
     def _derivative(self, action: ActionArray) -> FloatArray:
         """Time derivative of the state [4, S]: Florian (2007), equations 23 and 24.
@@ -57,15 +58,17 @@ class CartPoleEnvs:
         https://coneural.org/florian/papers/05_cart_pole.pdf
         """
         p = self._physics
-        _, x_dot, theta, theta_dot = self._state
-        force = np.where(action == 1, p.force_mag, -p.force_mag)
+        _, _, theta, theta_dot = self._state
         cos, sin = np.cos(theta), np.sin(theta)
-        temp = (force + p.polemass_length * np.square(theta_dot) * sin) / p.total_mass
-        theta_acc = (p.gravity * sin - cos * temp) / (
-            p.length * (4.0 / 3.0 - p.masspole * np.square(cos) / p.total_mass)
-        )
-        x_acc = temp - p.polemass_length * theta_acc * cos / p.total_mass
-        return np.array((x_dot, x_acc, theta_dot, theta_acc))
+        temp = self._forces[action] + p.polemass_length * np.square(theta_dot) * sin
+        temp /= p.total_mass
+        theta_acc = p.gravity * sin - cos * temp
+        theta_acc /= p.length * (4.0 / 3.0 - p.masspole * np.square(cos) / p.total_mass)
+        derivative = np.empty_like(self._state)
+        derivative[::2] = self._state[1::2]
+        derivative[1] = temp - p.polemass_length * theta_acc * cos / p.total_mass
+        derivative[3] = theta_acc
+        return derivative
 
     def _start(self, indices: IntArray) -> None:
         for k in indices:
