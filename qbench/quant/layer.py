@@ -121,6 +121,15 @@ class QuantLayer(layers.Seeded):
             self._cached = self._encode()
         return self._cached
 
+    def latest_codes(self, known: Tensor | None) -> tuple[grids.Grid, grids.Codes]:
+        """As `codes`, in either mode: made anew unless their scale is still the one `known`.
+
+        A forward in training leaves others, of the weights before the update that it was for.
+        """
+        if self._cached is None or self._cached[1].scale is not known:
+            self._cached = self._encode()
+        return self._cached
+
     def cached_tensors(self) -> list[Tensor]:
         """What eval mode keeps beside the parameters, for the memory ledger."""
         if not self.is_quantizing:
