@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,7 @@ def test_what_was_logged_offline_in_two_parts_is_synced_as_one_run(server, pytho
     _, (run_dir, _) = write_sweep(tmp_path)
     for env_step in (100, 200):
         assert log(python, "offline", run_dir, id="abcd1234", env_step=env_step).returncode == 0
+        time.sleep(1.0)  # A run's folder is named by the second in which it began.
     assert len(list((run_dir / "wandb").glob("offline-run-*-abcd1234"))) == 2
     assert report(python, run_dir, "--sync").returncode == 0
     assert list(server.runs) == ["abcd1234"]
