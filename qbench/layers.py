@@ -144,19 +144,19 @@ class Sequential(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """The modules one after the other."""
-        left = list(_flattened(self))
-        is_new = False
-        while left:
-            module, size = left[0], 1
-            run = _dense_run(left, x)
-            if run.num_modules > 1:
+        modules = list(_flattened(self))
+        is_new, at = False, 0
+        while at < len(modules):
+            module, size = modules[at], 1
+            run = _dense_run(modules, at, x)
+            if run is not None:
                 x, size = dense(x, run.parameters, run.relus), run.num_modules
             elif is_new and _is_relu(module) and _is_ours_to_overwrite(x):
                 x = x.relu_()
             else:
                 x = module(x)
             is_new = size == 1 and isinstance(module, Seeded) and not _is_watched(module)
-            left = left[size:]
+            at += size
         return x
 
 
@@ -194,27 +194,31 @@ class _Run(NamedTuple):
 
     parameters: list[Tensor]
     relus: list[bool]
-
-    @property
-    def num_modules(self) -> int:
-        return len(self.relus) + sum(self.relus)
+    num_modules: int
 
 
-def _dense_run(modules: Sequence[nn.Module], x: Tensor) -> _Run:
-    """What of `modules` can be one node of autograd's graph, from the first one on."""
-    run = _Run([], [])
-    if not torch.is_grad_enabled() or not isinstance(x, Tensor) or product.is_by_numpy(x):
-        return run
-    if torch.is_autocast_enabled(x.device.type):
-        return run
-    while run.num_modules < len(modules):
-        layer, *rest = modules[run.num_modules : run.num_modules + 2]
+def _dense_run(modules: Sequence[nn.Module], start: int, x: Tensor) -> _Run | None:
+    """What of `modules` can be one node of autograd's graph, from `start` on; None: not even two.
+
+    It is looked for anew in every forward: layers are swapped and hooked into.
+    """
+    if type(modules[start]) is not Linear or not torch.is_grad_enabled():
+        return None
+    is_plain = isinstance(x, Tensor) and not torch.is_autocast_enabled(x.device.type)
+    if not is_plain or product.is_by_numpy(x):
+        return None
+    parameters: list[Tensor] = []
+    relus: list[bool] = []
+    at = start
+    while at < len(modules):
+        layer = modules[at]
         # One output is computed as two: `affine`.
         if type(layer) is not Linear or _is_watched(layer) or layer.weight.shape[1] == 1:
             break
-        run.parameters.extend((layer.weight, layer.bias))
-        run.relus.append(bool(rest) and _is_relu(rest[0]))
-    return run
+        parameters += [layer.weight, layer.bias]
+        relus.append(at + 1 < len(modules) and _is_relu(modules[at + 1]))
+        at += 1 + relus[-1]
+    return _Run(parameters, relus, at - start) if at > start + 1 else None
 
 
 class Flatten(nn.Module):

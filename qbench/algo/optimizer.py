@@ -55,7 +55,8 @@ class PopulationAdam:
             else torch.optim.Adam([self.flat], lr=learning_rate, fused=True)
         )
         self._max_grad_norm = max_grad_norm
-        everyone = torch.ones(self.flat.shape[0], dtype=torch.bool, device=self.flat.device)
+        self._ones = self.flat.new_ones(len(self.flat))
+        everyone = self._ones.bool()
         self.alive = everyone if alive is None else alive
 
     def step(self, loss: Tensor) -> None:
@@ -83,8 +84,7 @@ class PopulationAdam:
         for parameter, place in self._large:
             place_gradient(parameter, place)
         # A learned scale has no part in the loss before its layer quantizes: its gradient is 0.
-        ones = torch.ones_like(loss)
-        grads = torch.autograd.grad(loss, self._parameters, ones, materialize_grads=True)
+        grads = torch.autograd.grad(loss, self._parameters, self._ones, materialize_grads=True)
         torch._foreach_copy_(self._grads, grads)  # which passes over those that are there
         for parameter, _ in self._large:
             place_gradient(parameter, None)
