@@ -126,9 +126,9 @@ class QuantLayer(layers.Seeded):
 
         A forward in training leaves others, of the weights before the update that it was for.
         """
-        if self._cached is None or self._cached[1].scale is not known:
-            self._cached = self._encode()
-        return self._cached
+        if self._cached is not None and self._cached[1].scale is not known:
+            self._cached = None
+        return self.codes()
 
     def cached_tensors(self) -> list[Tensor]:
         """What eval mode keeps beside the parameters, for the memory ledger."""

@@ -73,7 +73,7 @@ class _Linear:
         self._has_relu = has_relu
 
     def __call__(self, x: FloatArray) -> FloatArray:
-        out = _product(self._weight, x.reshape(len(x), -1))
+        out = _product(self._weight, _flat(x))
         out += self._bias
         return np.maximum(out, 0, out=out) if self._has_relu else out
 
@@ -103,6 +103,7 @@ class _FakeQuantLinear:
     def __call__(self, x: FloatArray) -> FloatArray:
         if not self._layer.is_quantizing:
             return self._float(x)
+        x = _flat(x)
         grid, codes = self._layer.latest_codes(self._known)
         self._known = codes.scale
         is_population = x.shape == codes.weight.shape[::2]  # [S, F]
@@ -115,6 +116,11 @@ class _FakeQuantLinear:
         out += as_array(codes.bias)
         out *= as_array(codes.scale)
         return np.maximum(out, 0, out=out) if self._has_relu else out
+
+
+def _flat(x: FloatArray) -> FloatArray:
+    """Images, or what already are rows, as rows [S, F]."""
+    return x.reshape(len(x), -1)
 
 
 def _product(weight: FloatArray, x: FloatArray) -> FloatArray:

@@ -131,6 +131,20 @@ def test_images_of_bytes_pass_convolutions_and_follow_updates():
         before = found
 
 
+def test_a_quantized_layer_may_follow_float_convolutions():
+    """Of a scheme of one's own, which leaves convolutions alone."""
+    quantized = scheme().prepare(image_population([0, 1]))
+    network = image_population([0, 1])
+    for name in ("torso.layers.5", "head"):
+        network.set_submodule(name, quantized.get_submodule(name))
+    obs = np.random.default_rng(0).integers(0, 256, (2, 5, *IMAGES.obs_shape), np.uint8)
+    with torch.no_grad():
+        for layer in (m for m in network.modules() if hasattr(m, "input_range")):
+            layer.input_range.copy_(torch.tensor([0.0, 1.0]).view(1, 2, 1).expand(2, 2, 1))
+    found = outputs(ArrayNetwork(network), obs)
+    np.testing.assert_allclose(found, expected(network, obs), rtol=1e-5, atol=1e-6)
+
+
 def test_images_of_a_seed_do_not_depend_on_the_others():
     obs = np.random.default_rng(0).integers(0, 256, (2, 5, *IMAGES.obs_shape), np.uint8)
     alone = outputs(ArrayNetwork(image_population([1])), obs[1:])
