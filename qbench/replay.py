@@ -82,7 +82,7 @@ class ReplayBuffer:
         capacity: transitions per seed.
         num_seeds: S.
         spec: the shapes of observations and actions.
-        device: where minibatches are wanted; the rows stay in main memory.
+        device: where minibatches are wanted. A GPU has a copy of the rows, and gathers them itself.
     """
 
     def __init__(
@@ -93,15 +93,18 @@ class ReplayBuffer:
         self._spec = spec
         self._columns = [int(np.prod(spec.obs_shape))] * 2 + [int(np.prod(spec.action_shape)), 1, 1]
         self._cursor = 0
-        self._device = device
         # Zeros, not empty: the pages are then in the peak from the start or not at all.
         self._rows = np.zeros((num_seeds, capacity, sum(self._columns)), np.float32)
+        self._stored = torch.from_numpy(self._rows)
+        self._gathered = self._stored.to(device)  # the very rows on a CPU
+        self._is_elsewhere = self._gathered is not self._stored
+        self._is_copied = True
         self._offsets = (np.arange(num_seeds) * capacity)[:, None]
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the whole buffer, all seeds."""
-        return self._rows.nbytes
+        """Bytes of the whole buffer, all seeds, a GPU's copy included."""
+        return self._rows.nbytes + (self._gathered.nbytes if self._is_elsewhere else 0)
 
     def add(
         self,
@@ -120,14 +123,19 @@ class ReplayBuffer:
         rows[:, 2 * size : -2] = action.reshape(num_seeds, -1)
         rows[:, -2] = reward
         rows[:, -1] = terminated
+        if self._is_elsewhere:
+            self._gathered[:, self._cursor] = torch.from_numpy(rows).to(self._gathered.device)
         self._cursor = (self._cursor + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
     def gather(self, index: IntArray) -> Transition:
         """The transitions at `index` [..., S, B], each in [0, size) of its seed's own rows."""
-        flat = torch.from_numpy(self._rows.reshape(-1, self._rows.shape[-1]))
-        chosen = torch.from_numpy((index + self._offsets).reshape(-1))
-        rows = flat.index_select(0, chosen).view(*index.shape, -1).to(self._device)
+        if not self._is_copied:
+            self._gathered.copy_(self._stored)
+            self._is_copied = True
+        flat = self._gathered.flatten(0, 1)
+        chosen = torch.from_numpy((index + self._offsets).reshape(-1)).to(flat.device)
+        rows = flat.index_select(0, chosen).view(*index.shape, -1)
         obs, next_obs, action, reward, terminated = rows.split(self._columns, dim=-1)
         shape = (*index.shape, *self._spec.obs_shape)
         return Transition(
@@ -145,6 +153,7 @@ class ReplayBuffer:
     def load_state(self, state: State) -> None:
         """As far filled, with rows that have yet to come."""
         self.size, self._cursor = state["size"], state["cursor"]
+        self._is_copied = not self._is_elsewhere
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The rows that are filled [S, size, columns]."""

@@ -33,12 +33,19 @@ class Uniforms:
     def next(self, count: int) -> FloatArray:
         """The next `count` numbers of every seed, [S, count] float64."""
         while self._ahead.shape[1] - self._cursor < count:
-            drawn = np.stack([self._draw(g) for g in self._generators])
-            self._ahead = np.concatenate([self._ahead[:, self._cursor :], drawn], axis=1)
-            self._cursor = 0
+            self._draw_ahead()
         numbers = self._ahead[:, self._cursor : self._cursor + count]
         self._cursor += count
         return numbers
+
+    def _draw_ahead(self) -> None:
+        left = self._ahead[:, self._cursor :]
+        num_left = left.shape[1]
+        self._ahead = np.empty((len(left), num_left + self._block))
+        self._ahead[:, :num_left] = left
+        for row, own in zip(self._ahead, self._generators, strict=True):
+            self._draw(own, row[num_left:])
+        self._cursor = 0
 
     def state(self) -> State:
         """The generators, and what was drawn ahead and not used."""
@@ -53,12 +60,12 @@ class Uniforms:
             own.bit_generator.state = stored
         self._ahead, self._cursor = np.asarray(state["ahead"]), 0
 
-    def _draw(self, generator: np.random.Generator) -> FloatArray:
-        return generator.random(self._block)
+    def _draw(self, generator: np.random.Generator, out: FloatArray) -> None:
+        generator.random(out=out)
 
 
 class Normals(Uniforms):
     """Standard normal numbers, drawn in the same way."""
 
-    def _draw(self, generator: np.random.Generator) -> FloatArray:
-        return generator.standard_normal(self._block)
+    def _draw(self, generator: np.random.Generator, out: FloatArray) -> None:
+        generator.standard_normal(out=out)

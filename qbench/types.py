@@ -254,6 +254,23 @@ class Learner(Stateful, Protocol):
         ...
 
 
+@runtime_checkable
+class RecordableLearner(Learner, Protocol):
+    """A learner whose updates can be recorded as CUDA graphs, which then run none of its Python.
+
+    Updates of one turn are the same operations on the same memory; none waits for its results.
+    """
+
+    @property
+    def turn(self) -> int:
+        """Which of its different updates comes next."""
+        ...
+
+    def count_update(self) -> None:
+        """An update was replayed: what Python would have counted in it."""
+        ...
+
+
 class IntegerPolicy(Protocol):
     """A converted network of one agent: plain arrays, no torch."""
 

@@ -181,3 +181,9 @@ def test_torch_multiplies_where_the_processor_is_not_told(tmp_path, monkeypatch)
 def test_a_summary_says_which_library_is_wider(monkeypatch):
     monkeypatch.setattr(product, "IS_WIDER", True)
     assert provenance.describe()["machine"]["numpy_is_wider"] is True
+
+
+def test_a_summary_names_the_gpu_that_a_cell_trained_on(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert provenance.describe(on_gpu=True)["machine"]["gpu"] == "a GPU"
+    assert "gpu" not in provenance.describe()["machine"]

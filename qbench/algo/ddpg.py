@@ -83,6 +83,15 @@ class DDPG:
         load_learner_state(self, state)
         self._num_updates = state["num_updates"]
 
+    @property
+    def turn(self) -> int:
+        """1 if the actor moves in the next update, else 0."""
+        return int((self._num_updates + 1) % self.policy_frequency == 0)
+
+    def count_update(self) -> None:
+        """Count one."""
+        self._num_updates += 1
+
     def losses(self, batch: Transition) -> Iterator[Tensor]:
         """The critic's loss [S], then the actor's."""
         yield self._critic_loss(batch)[0]
@@ -95,11 +104,11 @@ class DDPG:
         loss, q_mean = self._critic_loss(batch)
         self.critic_optimizer.step(loss)
         metrics = {"loss": loss.detach(), "q_mean": q_mean}
-        self._num_updates += 1
-        if self._num_updates % self.policy_frequency == 0:
+        if self.turn:
             actor_loss = self._actor_loss(batch)
             self.actor_optimizer.step(actor_loss)
             metrics["actor_loss"] = actor_loss.detach()
+        self.count_update()
         return metrics
 
     def _critic_loss(self, batch: Transition) -> tuple[Tensor, Tensor]:

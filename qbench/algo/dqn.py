@@ -76,6 +76,11 @@ class DQN:
         load_learner_state(self, state)
         self._has_ranges = state["has_ranges"]
 
+    turn = 0  # All updates are alike.
+
+    def count_update(self) -> None:
+        """Nothing: none is counted."""
+
     def losses(self, batch: Transition) -> Iterator[Tensor]:
         """The one loss [S] of an update."""
         self.network.train()

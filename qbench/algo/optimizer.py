@@ -54,7 +54,11 @@ class PopulationAdam:
             if is_coded
             else torch.optim.Adam([self.flat], lr=learning_rate, fused=True)
         )
+        # On a GPU as a tensor, where a recorded step reads it anew.
+        is_read = self.flat.is_cuda and not is_coded
+        self._rate = self.flat.new_tensor(learning_rate) if is_read else None
         self._max_grad_norm = max_grad_norm
+        self.set_learning_rate(learning_rate)
         self._ones = self.flat.new_ones(len(self.flat))
         everyone = self._ones.bool()
         self.alive = everyone if alive is None else alive
@@ -128,7 +132,8 @@ class PopulationAdam:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Step size of the following steps."""
-        self.adam.param_groups[0]["lr"] = learning_rate
+        group = self.adam.param_groups[0]
+        group["lr"] = learning_rate if self._rate is None else self._rate.fill_(learning_rate)
 
     def moments(self) -> list[Tensor]:
         """What Adam keeps, each [S, ...]; empty before the first step.

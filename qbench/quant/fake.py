@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from qbench import layers, product
 from qbench.quant import kernels, ranges
@@ -204,20 +203,12 @@ class FakeQuantConv2d(torch.autograd.Function):
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         values = _values(kept, grid_scale, zero, ctx.top)
         weight = codes * scale[..., None, None, None]
-        pairs = [
-            torch.ops.aten.convolution_backward(
-                *members, None, ctx.stride, [0, 0], [1, 1], False, [0, 0], 1,
-                [needs_x, needs_weight, False],
-            )
-            for members in zip(grad, values, weight, strict=True)
-        ]  # fmt: skip
-        grad_x = grad_weight = grad_bias = None
-        if needs_weight:
-            grad_bias = grad.sum((1, 3, 4))
-            grad_weight = layers.joined([pair[1] for pair in pairs])
-        if needs_x:
-            grad_codes = layers.joined([pair[0] for pair in pairs])
-            grad_x = _straight_through(grad_codes, kept, grid_scale, ctx.top)
+        grad_x, grad_weight = layers.convolution_gradients(
+            grad, values, weight, ctx.stride, needs_x=needs_x, needs_weight=needs_weight
+        )
+        grad_bias = grad.sum((1, 3, 4)) if needs_weight else None
+        if grad_x is not None:
+            grad_x = _straight_through(grad_x, kept, grid_scale, ctx.top)
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
@@ -234,7 +225,6 @@ def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
         sums = product.affine(centred, codes.weight, codes.bias)
         scale = codes.scale.unsqueeze(1)
     else:
-        members = zip(centred, codes.weight, codes.bias, strict=True)
-        sums = layers.joined([F.conv2d(*member, stride=stride) for member in members])
+        sums = layers.convolution(centred, codes.weight, codes.bias, stride)
         scale = codes.scale[:, None, :, None, None]
     return sums * scale if has_gradient else sums.mul_(scale)

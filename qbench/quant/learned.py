@@ -50,9 +50,9 @@ class LearnedLayer(QuantLayer):
         starts = unseen if self.is_quantizing else torch.ones_like(unseen)
         if self.input_step is None:
             super()._observe(x)
-        elif bool(unseen.any()):
+        elif x.is_cuda or bool(unseen.any()):  # On a GPU the work is cheaper than the wait.
             self._see_sign(x)
-        if bool(starts.any()):
+        if x.is_cuda or bool(starts.any()):
             self._start(x, starts & x.flatten(1).sum(1).isfinite())
 
     @torch.no_grad()

@@ -81,7 +81,8 @@ def percentiles(x: Tensor, percentile: float) -> Tensor:
     Returns:
         [S, 2].
     """
-    ends = x.new_tensor([1 - percentile / 100, percentile / 100])
+    ends = x.new_full((2,), percentile / 100)
+    ends[:1].fill_(1 - percentile / 100)
     # One seed at a time: torch.quantile takes at most 16 million numbers.
     return torch.stack([torch.quantile(row, ends) for row in x.flatten(1)])
 

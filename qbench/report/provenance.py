@@ -1,7 +1,8 @@
 """How a cell was made, in words: command, seeds, versions, machine."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
@@ -36,12 +37,15 @@ def versions_spelled(cells: Sequence[Cell]) -> str:
 
 
 def machines_spelled(cells: Sequence[Cell]) -> str:
-    """Processor, cores and platform of some cells, each once."""
+    """Processor, cores, GPU and platform of some cells, each once."""
     found = [(cell.summary or {}).get("machine") or {} for cell in cells]
-    names = dict.fromkeys(
-        f"{m.get('processor')}, {m.get('num_cores')} cores, {m.get('platform')}" for m in found if m
-    )
-    return "; ".join(names)
+    return "; ".join(dict.fromkeys(_machine_spelled(machine) for machine in found if machine))
+
+
+def _machine_spelled(machine: Mapping[str, Any]) -> str:
+    parts = [machine.get("processor"), f"{machine.get('num_cores')} cores"]
+    parts += [machine["gpu"]] if "gpu" in machine else []
+    return ", ".join(map(str, [*parts, machine.get("platform")]))
 
 
 def commits_spelled(cells: Sequence[Cell]) -> str:

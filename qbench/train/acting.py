@@ -17,6 +17,8 @@ from qbench.quant.layer import QuantLayer
 from qbench.quant.population import IntegerPopulation
 from qbench.quant.trace import ConversionError
 from qbench.train.arrays import ArrayNetwork
+from qbench.train.graphs import RecordedOutputs
+from qbench.train.phases import Phases
 from qbench.types import ActionArray, BehaviourPolicy, EnvSpec, FloatArray, Learner, ObsArray
 
 
@@ -46,7 +48,12 @@ class Network(Protocol):
 
 
 def behaviour_policy(
-    learner: Learner, spec: EnvSpec, *, acting: str, refresh_updates: int
+    learner: Learner,
+    spec: EnvSpec,
+    *,
+    acting: str,
+    refresh_updates: int,
+    recorded_phases: Phases | None = None,
 ) -> BehaviourPolicy:
     """The policy that collects.
 
@@ -56,17 +63,20 @@ def behaviour_policy(
         acting: "fake" (the network as it trains), "integer" or "float" (its unquantized weights).
         refresh_updates: updates after which it is taken anew; 1: before every action that
             follows one.
+        recorded_phases: the learner's, if calls on a GPU are to be recorded as CUDA graphs.
     """
     network: Network
     if acting == "integer":
         network = IntegerPopulation(learner.network)
     elif acting == "float":
         floats = layers.swap_layers(learner.network, _as_float)
-        network = ModuleNetwork(floats, is_copied=refresh_updates > 1)
+        network = ModuleNetwork(
+            floats, is_copied=refresh_updates > 1, recorded_phases=recorded_phases
+        )
     elif refresh_updates > 1:
-        network = ModuleNetwork(learner.network, is_copied=True)
+        network = ModuleNetwork(learner.network, is_copied=True, recorded_phases=recorded_phases)
     else:
-        return LearnerPolicy(learner, spec)
+        return LearnerPolicy(learner, spec, recorded_phases)
     return RefreshedPolicy(network, spec, refresh_updates)
 
 
@@ -75,8 +85,10 @@ class LearnerPolicy:
 
     num_bytes = 0
 
-    def __init__(self, learner: Learner, spec: EnvSpec) -> None:
-        self._outputs = _outputs_of(learner.network)
+    def __init__(
+        self, learner: Learner, spec: EnvSpec, recorded_phases: Phases | None = None
+    ) -> None:
+        self._outputs = _outputs_of(learner.network, recorded_phases)
         self._spec = spec
 
     def __call__(self, obs: ObsArray, /) -> ActionArray:
@@ -145,11 +157,13 @@ class ModuleNetwork:
         is_copied: as it was at the last refresh; otherwise its Parameters are shared.
     """
 
-    def __init__(self, source: nn.Module, *, is_copied: bool) -> None:
+    def __init__(
+        self, source: nn.Module, *, is_copied: bool, recorded_phases: Phases | None = None
+    ) -> None:
         self._source = source
         self._network = copy.deepcopy(source).requires_grad_(False) if is_copied else source
         self._network.eval()
-        self._outputs = _outputs_of(self._network)
+        self._outputs = _outputs_of(self._network, recorded_phases)
         self._pairs = list(zip(_tensors(self._network), _tensors(source), strict=True))
         self._is_copied = is_copied
 
@@ -189,10 +203,14 @@ def _greedy(outputs: FloatArray, spec: EnvSpec) -> ActionArray:
     return outputs if spec.num_actions is None else outputs.argmax(axis=-1)
 
 
-def _outputs_of(module: nn.Module) -> Callable[[ObsArray], FloatArray]:
+def _outputs_of(
+    module: nn.Module, recorded_phases: Phases | None
+) -> Callable[[ObsArray], FloatArray]:
     """What `module` computes in eval mode at one observation per seed, in whatever it can."""
     with suppress(ConversionError):
         return ArrayNetwork(module)
+    if recorded_phases is not None:
+        return RecordedOutputs(module, recorded_phases)
     device = next(module.parameters()).device
 
     @torch.no_grad()

@@ -67,7 +67,7 @@ def train_agents(attempt: Attempt, standing: Standing | None) -> Agents:
         resume.cut_records(attempt.run_dir, standing)
         return _trained_before(attempt, standing.state)
     parts, module, keeper = _begun(attempt, standing)
-    memory = callbacks.MeasureMemory(parts)
+    memory = callbacks.MeasureMemory(parts, attempt.spent)
     trainer = _build_trainer(attempt, parts, keeper, memory)
     with attempt.stop.deferred():
         try:
@@ -179,6 +179,7 @@ def _build_module(attempt: Attempt, parts: Parts) -> PopulationModule:
     cfg = attempt.cfg
     return PopulationModule(
         learner=parts.learner,
+        update=parts.update,
         phases=parts.phases,
         collector=parts.collector,
         loop=parts.loop,

@@ -1,5 +1,6 @@
 """The only place where config becomes objects."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,18 @@ from qbench.replay import Replay, ReplaySampler
 from qbench.schedule import Linear
 from qbench.train.acting import behaviour_policy
 from qbench.train.errors import ConfigError
+from qbench.train.graphs import RecordedUpdates
 from qbench.train.phases import Phases
-from qbench.types import EnvFactory, EnvSpec, Exploration, Learner, QuantScheme
+from qbench.types import (
+    EnvFactory,
+    EnvSpec,
+    Exploration,
+    Learner,
+    Metrics,
+    QuantScheme,
+    RecordableLearner,
+    Transition,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +55,7 @@ class Parts:
     spec: EnvSpec
     scheme: QuantScheme
     learner: Learner
+    update: Callable[[Transition], Metrics]  # the learner's, or a recording of it
     phases: Phases
     replay: Replay
     sampler: ReplaySampler
@@ -56,10 +68,14 @@ def build(cfg: DictConfig) -> Parts:
     """The parts of a cell from its composed and checked config."""
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_seeds))
     device = torch.device("cuda" if cfg.trainer.accelerator == "gpu" else "cpu")
+    # float32 is float32: cuDNN would round to ten bits what convolutions multiply.
+    torch.backends.cudnn.allow_tf32 = False
     env: EnvFactory = create(cfg.env)
     spec = env.describe()
     scheme: QuantScheme = create(cfg.quant)
     learner = _build_learner(cfg, spec, seeds, scheme, device)
+    phases = Phases(scheme, learner)
+    is_recorded = bool(cfg.trainer.get("cuda_graphs"))
     replay: Replay = create(cfg.replay, num_seeds=len(seeds), spec=spec, device=device)
     loop = cfg.algo.loop
     explore: Exploration = create(
@@ -71,7 +87,8 @@ def build(cfg: DictConfig) -> Parts:
         spec=spec,
         scheme=scheme,
         learner=learner,
-        phases=Phases(scheme, learner),
+        update=_update_of(learner, phases) if is_recorded else learner.update,
+        phases=phases,
         replay=replay,
         sampler=ReplaySampler(
             replay=replay,
@@ -86,6 +103,7 @@ def build(cfg: DictConfig) -> Parts:
                 spec,
                 acting=getattr(scheme, "acting", "fake"),
                 refresh_updates=getattr(scheme, "acting_refresh_updates", 1),
+                recorded_phases=phases if is_recorded else None,
             ),
             explore=explore,
             replay=replay,
@@ -114,6 +132,13 @@ def _build_learner(
     parts: dict[str, Any] = {"make_target": StoredTarget} if is_stored else {}
     learner: Learner = create(cfg.algo.learner, **heads, **parts)
     return learner
+
+
+def _update_of(learner: Learner, phases: Phases) -> Callable[[Transition], Metrics]:
+    """A recording of its update, where it says that it can be recorded."""
+    if isinstance(learner, RecordableLearner):
+        return RecordedUpdates(learner, phases)
+    return learner.update
 
 
 def deployed_head(cfg: DictConfig) -> str:

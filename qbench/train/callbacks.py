@@ -220,8 +220,9 @@ class TrimHeap(OnEnvStep):
 class MeasureMemory(Callback):
     """The ledger at the end of training, before Lightning takes the module off its device."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, spent: Spent) -> None:
         self._parts = parts
+        self._spent = spent
         self.memory_bytes: ledger.Bytes = {}
         self.peak_rss_bytes = 0
 
@@ -230,6 +231,7 @@ class MeasureMemory(Callback):
         parts = self._parts
         # Storing observations and scoring come later: their buffers are no cost of training.
         self.peak_rss_bytes = ledger.peak_rss_bytes()
+        self._spent.end_training()
         with pl_module.autocast():
             self.memory_bytes = ledger.measure(parts.learner, parts.replay, parts.sampler)
         copies = pl_module.snapshots.average.num_bytes + parts.collector.policy.num_bytes

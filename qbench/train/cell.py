@@ -93,11 +93,11 @@ def _train_population(
         summary |= {
             "peak_rss_bytes": agents.peak_rss_bytes,
             "peak_rss_above_imports_bytes": agents.peak_rss_bytes - rss_bytes_after_imports,
-            "peak_device_bytes": ledger.peak_device_bytes(),
+            "peak_device_bytes": spent.peak_device_bytes,
             "cpu_s": spent.cpu_s,
             "wall_s": spent.wall_s,
             "continued_at": spent.continued_at,
-            **provenance.describe(),
+            **provenance.describe(on_gpu=cfg.trainer.accelerator == "gpu"),
         }
         deployment.write_cards(summary, deployed, spec)
         records.write_summary(folder, summary)

@@ -86,6 +86,7 @@ RULES: dict[str, Number | OneOf] = {
     "replay.dtype": OneOf(("float32", "uint8")),
     "trainer.num_threads": COUNT,
     "trainer.accelerator": OneOf(("cpu", "gpu")),
+    "trainer.cuda_graphs": FLAG,
     "trainer.precision": OneOf(("float32", "bfloat16")),
     "logger.mode": OneOf(("offline", "online", "disabled")),
 }
@@ -312,7 +313,7 @@ def _check_budget(cfg: DictConfig) -> None:
     if OmegaConf.select(cfg, "algo.loop.target_dtype") == "int8":
         _check_int8_target(cfg)
     if OmegaConf.select(cfg, "algo.learner.moments_dtype") == "uint8":
-        _check_adam8bit()
+        _check_adam8bit(cfg)
     learning_starts = OmegaConf.select(cfg, "algo.loop.learning_starts") or 0
     if learning_starts > cfg.total_env_steps:
         raise ConfigError(
@@ -338,7 +339,12 @@ def _check_int8_target(cfg: DictConfig) -> None:
         )
 
 
-def _check_adam8bit() -> None:
+def _check_adam8bit(cfg: DictConfig) -> None:
+    if cfg.trainer.get("cuda_graphs"):
+        raise ConfigError(
+            "algo.learner.moments_dtype=uint8 takes its learning rate from Python, which no CUDA"
+            " graph runs: add trainer.cuda_graphs=false."
+        )
     if find_spec("bitsandbytes") is None:
         raise ConfigError(
             "algo.learner.moments_dtype=uint8 needs bitsandbytes, which is not installed:"

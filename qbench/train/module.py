@@ -17,7 +17,7 @@ from qbench.train.average import Average
 from qbench.train.build import Loop
 from qbench.train.phases import Phases
 from qbench.train.stop import Stop
-from qbench.types import Learner, Metrics, State
+from qbench.types import Learner, Metrics, State, Transition
 
 
 class PopulationModule(LightningModule):
@@ -28,6 +28,7 @@ class PopulationModule(LightningModule):
 
     Args:
         learner: the algorithm.
+        update: its update, or a recording of it.
         phases: of its networks' quantization.
         collector: envs and replay.
         loop: intervals.
@@ -41,6 +42,7 @@ class PopulationModule(LightningModule):
         self,
         *,
         learner: Learner,
+        update: Callable[[Transition], Metrics],
         phases: Phases,
         collector: Collector,
         loop: Loop,
@@ -52,6 +54,7 @@ class PopulationModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.learner = learner
+        self._update = update
         # As attributes they are in checkpoints; `network` is the deployed one.
         for name, network in {**learner.trained(), **learner.targets()}.items():
             setattr(self, name, network)
@@ -100,7 +103,7 @@ class PopulationModule(LightningModule):
         self.learner.set_learning_rate(self.loop.learning_rate(now))
         for batch in sampler.sample(self.loop.gradient_steps):
             with self.autocast():
-                metrics = self.learner.update(batch)
+                metrics = self._update(batch)
             self._accumulate(metrics)
         self.collector.policy.count_updates(self.loop.gradient_steps)
         self.snapshots.average.update()

@@ -11,11 +11,15 @@ class Phases:
     Args:
         scheme: whose networks they are.
         learner: holds them.
+
+    Attributes:
+        num_changes: times that the networks were brought to another phase.
     """
 
     def __init__(self, scheme: QuantScheme, learner: Learner) -> None:
         self._scheme = scheme if isinstance(scheme, PhasedScheme) else None
         self._learner = learner
+        self.num_changes = 0
         self._env_step: float = 0
         self._next_change: float = -math.inf
 
@@ -29,6 +33,7 @@ class Phases:
         for network in self._learner.targets().values():
             self._scheme.advance(network, env_step, is_target=True)
         self._next_change = self._scheme.next_change(env_step)
+        self.num_changes += 1
 
     def state(self) -> State:
         """The env step to which the networks were brought last."""

@@ -8,13 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from qbench import product
 from qbench.quant import kernels
 
 PACKAGES = ("torch", "pytorch-lightning", "gymnasium", "hydra-core", "numpy", "wandb")
 
 
-def describe() -> dict[str, Any]:
+def describe(*, on_gpu: bool = False) -> dict[str, Any]:
     """What summary.json says of versions, machine, compiled loops, commit and start method."""
     versions = {name: version(name) for name in PACKAGES}
     return {
@@ -24,6 +26,7 @@ def describe() -> dict[str, Any]:
             "processor": processor(),
             "num_cores": os.cpu_count(),
             "numpy_is_wider": product.IS_WIDER,
+            **({"gpu": torch.cuda.get_device_name()} if on_gpu else {}),
         },
         "used_compiled_loops": kernels.were_used(),
         "git_commit": _git_commit(),

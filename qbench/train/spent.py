@@ -13,6 +13,7 @@ class Spent:
     def __init__(self) -> None:
         self._started = time.time()
         self._before: dict[str, Any] = {"wall_s": 0.0, "cpu_s": 0.0, "peak_rss_bytes": 0}
+        self._peak_device_bytes = 0
         self.continued_at: list[int] = []
         """Env steps at which the training went on after a stop."""
 
@@ -36,12 +37,23 @@ class Spent:
         """The largest of the attempts before this one."""
         return int(self._before["peak_rss_bytes"])
 
+    @property
+    def peak_device_bytes(self) -> int:
+        """Of the CUDA allocator, the largest of the attempts."""
+        before = int(self._before.get("peak_device_bytes", 0))
+        return max(before, self._peak_device_bytes or ledger.peak_device_bytes())
+
+    def end_training(self) -> None:
+        """What the device is used for from now on, measuring too, is no cost of training."""
+        self._peak_device_bytes = ledger.peak_device_bytes()
+
     def state(self) -> State:
         """So far."""
         return {
             "wall_s": self.wall_s,
             "cpu_s": self.cpu_s,
             "peak_rss_bytes": self.peak_rss_bytes,
+            "peak_device_bytes": self.peak_device_bytes,
             "continued_at": self.continued_at,
         }
 

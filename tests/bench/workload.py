@@ -142,14 +142,19 @@ def build_parts(overrides: list[str]) -> build.Parts:
 
 def qbench_runner(overrides: list[str]) -> Callable[[int], None]:
     """`advance(n)`: n env steps of every seed with their updates, by the module of a real run."""
+    return runner(build_parts(overrides))
+
+
+def runner(parts: build.Parts) -> Callable[[int], None]:
+    """The same for parts that are there."""
     from qbench.train.average import Average
     from qbench.train.module import PopulationModule, Snapshots
     from qbench.train.stop import Stop
 
-    parts = build_parts(overrides)
     stops: list[int] = []
     module = PopulationModule(
         learner=parts.learner,
+        update=parts.update,
         collector=parts.collector,
         loop=parts.loop,
         phases=parts.phases,

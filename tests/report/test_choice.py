@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from qbench.report import choice, rows, words
+from qbench.report.provenance import machines_spelled
 from tests.report.grids import write_cell
 
 
@@ -115,6 +116,14 @@ def test_the_summary_counts_verdicts(tmp_path: Path) -> None:
         "3 cells: env cartpole; network mlp; quantization none, ptq8, qat4; algorithm dqn."
         " 5 training seeds a cell. 200,000 env steps a seed. State: 3 done."
     )
+
+
+def test_machines_are_named_once_with_their_gpu(tmp_path: Path) -> None:
+    plain = {"processor": "one", "num_cores": 2, "platform": "Linux"}
+    for name, machine in (("a", plain), ("b", plain), ("c", {**plain, "gpu": "a GPU"})):
+        write_cell(tmp_path / name, "none", [1.0], machine=machine)
+    cells = [row.cell for row in rows.make(sorted(tmp_path.glob("*/*")))]
+    assert machines_spelled(cells) == "one, 2 cores, Linux; one, 2 cores, a GPU, Linux"
 
 
 def test_notes_say_what_may_mislead(tmp_path: Path) -> None:

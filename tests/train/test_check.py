@@ -188,6 +188,11 @@ def test_coded_moments_need_their_library(composed, monkeypatch):
     assert 'which is not installed: pip install ".[adam8bit]".' in said
 
 
+def test_coded_moments_are_not_recorded(composed):
+    said = refusal(composed("algo.learner.moments_dtype=uint8", "trainer=gpu"))
+    assert said.endswith("which no CUDA graph runs: add trainer.cuda_graphs=false.")
+
+
 def test_a_replay_that_does_not_fit_names_the_number_of_seeds_that_does(composed, monkeypatch):
     # CartPole: 4 * (2 * 4 + 3) = 44 bytes a row, 4.4 MB a seed, 3 seeds in 14 MB.
     monkeypatch.setattr(spaces, "available_bytes", lambda: 14_000_000)

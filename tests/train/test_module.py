@@ -92,6 +92,7 @@ def make_module(
     )
     module = PopulationModule(
         learner=learner,
+        update=learner.update,
         collector=Collector(learner.events, ends),
         loop=loop,
         phases=lambda env_step: None,

@@ -1,0 +1,158 @@
+"""CUDA graphs: what Python launches on a GPU, recorded once and launched again in one call.
+
+An update of a small network is some hundred kernels of a few microseconds, and Python takes
+several times as long to launch them. A replay runs no Python: it reads and writes where the
+recorded call did, and whatever Python decided then is a key that recordings are found by.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from qbench.train.errors import ConfigError
+from qbench.train.phases import Phases
+from qbench.types import FloatArray, Metrics, ObsArray, RecordableLearner, Transition
+
+WARM_UPS = 3  # plain calls of a kind before one is recorded: the first ones set libraries up
+
+Result = TypeVar("Result")
+
+
+class Recording(Generic[Result]):
+    """One call of `work` on a GPU.
+
+    Args:
+        work: gives tensors, and waits for none of them.
+        inputs: on the GPU; later ones of the same shapes are copied to their places.
+        pool: memory that recordings share, which never run at the same time.
+
+    Raises:
+        ConfigError: `work` waits for the GPU.
+    """
+
+    def __init__(self, work: Callable[..., Result], inputs: Sequence[Tensor], pool: Any) -> None:
+        self._inputs = [tensor.clone() for tensor in inputs]
+        self._graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(self._graph, pool=pool):
+                self._outputs = work(*self._inputs)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ConfigError(
+                "this network, quant or algo waits for the GPU in the middle of an update, which"
+                f" no CUDA graph can hold: add trainer.cuda_graphs=false ({_first_line(error)})"
+            ) from error
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Result:
+        """What `work` gives at other inputs; the next call overwrites it."""
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given, non_blocking=True)
+        self._graph.replay()
+        return self._outputs
+
+
+class Recordings(Generic[Result]):
+    """Calls of `work`, plain ones at first and then replays, by what Python decides in them.
+
+    Args:
+        work: of tensors; calls of one key in one phase are the same operations on the same memory.
+        phases: of the networks that `work` uses.
+        drop_kept: makes `work` compute anew what it keeps from call to call.
+    """
+
+    def __init__(
+        self, work: Callable[..., Result], phases: Phases, drop_kept: Callable[[], None]
+    ) -> None:
+        self._work = work
+        self._phases = phases
+        self._drop_kept = drop_kept
+        self._forget()
+
+    def _forget(self) -> None:
+        self._num_changes = self._phases.num_changes
+        self._pool = torch.cuda.graph_pool_handle()
+        self._recordings: dict[Hashable, Recording[Result]] = {}
+        self._num_calls: Counter[Hashable] = Counter()
+
+    def __call__(self, key: Hashable, inputs: Sequence[Tensor]) -> tuple[Result, bool]:
+        """The result, and whether Python ran."""
+        if self._num_changes != self._phases.num_changes:
+            self._forget()
+        known = self._recordings.get(key)
+        if known is not None:
+            return known(inputs), False
+        self._num_calls[key] += 1
+        if self._num_calls[key] <= WARM_UPS:
+            return self._work(*inputs), True
+        # What is kept lies in the recording's memory afterwards, and is nobody else's.
+        self._drop_kept()
+        self._recordings[key] = Recording(self._work, inputs, self._pool)
+        self._drop_kept()
+        return self._recordings[key](inputs), True
+
+
+class RecordedUpdates:
+    """`learner.update`, to the same numbers.
+
+    Args:
+        learner: on a GPU.
+        phases: of its networks, which change what an update is.
+    """
+
+    def __init__(self, learner: RecordableLearner, phases: Phases) -> None:
+        self._learner = learner
+        self._trained = list(learner.trained().values())
+        targets = learner.targets().values()
+        self._recordings = Recordings(self._update, phases, lambda: _drop_codes(targets))
+
+    def _update(self, *batch: Tensor) -> Metrics:
+        return self._learner.update(Transition(*batch))
+
+    def __call__(self, batch: Transition) -> Metrics:
+        """One update of every seed; the next one may overwrite what is reported."""
+        metrics, has_run = self._recordings(self._learner.turn, batch)
+        if not has_run:
+            self._learner.count_update()
+            for network in self._trained:
+                if not network.training:  # Codes that others cached there are of older weights.
+                    network.train()
+        return metrics
+
+
+class RecordedOutputs:
+    """What `module` computes in eval mode at one observation per seed.
+
+    Args:
+        module: on a GPU.
+        phases: of the networks of its learner.
+    """
+
+    def __init__(self, module: nn.Module, phases: Phases) -> None:
+        self._module = module
+        self._device = next(module.parameters()).device
+        self._recordings = Recordings(self._outputs, phases, lambda: _drop_codes([module]))
+
+    @torch.no_grad()
+    def _outputs(self, obs: Tensor) -> Tensor:
+        if self._module.training:
+            self._module.eval()
+        return self._module(obs)[:, 0]
+
+    def __call__(self, obs: ObsArray, /) -> FloatArray:
+        """Outputs [S, A] at obs [S, *obs_shape]."""
+        given = torch.from_numpy(obs).unsqueeze(1).to(self._device)
+        return self._recordings(None, [given])[0].cpu().numpy()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _drop_codes(networks: Iterable[nn.Module]) -> None:
+    """Have quantized layers make their codes anew, which they do on entering a mode."""
+    for network in networks:
+        network.eval()
