@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import DictConfig
-from pytorch_lightning import Trainer
 from torch import nn
 
 from qbench import records, streams
@@ -18,6 +17,7 @@ from qbench.train.average import Average
 from qbench.train.build import Parts, build, build_network, create, deployed_head
 from qbench.train.data import ReplayDataModule, chunk_stops
 from qbench.train.errors import ConfigError
+from qbench.train.lightning import Trainer
 from qbench.train.module import Kept, PopulationModule, Snapshots
 from qbench.train.resume import Keeper, Standing
 from qbench.train.spent import Spent

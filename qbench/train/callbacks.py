@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, Trainer
 from tqdm import tqdm
 
 from qbench import records
@@ -14,6 +13,7 @@ from qbench.evaluate import Played, play
 from qbench.schedule import crossed
 from qbench.train import ledger
 from qbench.train.build import Parts
+from qbench.train.lightning import Callback, Trainer
 from qbench.train.module import PopulationModule
 from qbench.train.spent import Spent
 from qbench.train.stop import Stop, Stopped

@@ -1,9 +1,9 @@
 """Replay as a LightningDataModule: one item per chunk, a handle to draw minibatches from."""
 
-from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from qbench.replay import ReplaySampler
+from qbench.train.lightning import LightningDataModule
 
 
 class Chunks(Dataset[ReplaySampler]):

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from qbench.collect import Collector, Episode
@@ -15,6 +14,7 @@ from qbench.replay import ReplaySampler
 from qbench.schedule import crossed
 from qbench.train.average import Average
 from qbench.train.build import Loop
+from qbench.train.lightning import LightningModule
 from qbench.train.phases import Phases
 from qbench.train.stop import Stop
 from qbench.types import Learner, Metrics, State, Transition
