@@ -30,6 +30,7 @@ NOT_IDENTITY = (
 
 NEUTRAL = {
     "env.invert": False,
+    "trainer.cuda_graphs": True,
     "replay.dtype": "float32",
     "algo.loop.target_dtype": "float32",
     "algo.learner.moments_dtype": "float32",

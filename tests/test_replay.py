@@ -61,6 +61,29 @@ def test_sampling_is_uniform_over_what_is_stored():
     assert counts.min() > 150 and counts.max() < 250  # 200 +- 4 standard deviations of 12.6
 
 
+def test_what_is_gathered_from_is_a_copy_where_the_rows_are_elsewhere():
+    # As on a GPU, whose copy is another tensor.
+    def moved(replay):
+        replay._gathered, replay._is_elsewhere = replay._stored.clone(), True
+        return replay
+
+    replay, plain = moved(make_replay(capacity=4)), make_replay(capacity=4)
+    assert replay.num_bytes == 2 * plain.num_bytes
+    for t in range(6):
+        for each in (replay, plain):
+            add(each, t)
+    continued = moved(make_replay(capacity=4))
+    continued.load_state(replay.state())
+    continued.arrays()["rows"][:] = replay.arrays()["rows"]
+    add(plain, 6)
+    for each in (replay, continued):
+        index = np.array([[0, 1, 2, 3], [3, 2, 1, 0]])
+        each.gather(index)
+        add(each, 6)
+        for ours, known in zip(each.gather(index), plain.gather(index), strict=True):
+            assert torch.equal(ours, known)
+
+
 def test_many_minibatches_at_once_are_the_same_as_one_by_one():
     replay = make_replay(capacity=10)
     for t in range(7):

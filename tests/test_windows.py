@@ -48,3 +48,26 @@ def test_only_what_is_needed_is_made():
     )
     assert by_x is None
     assert by_weight.tolist() == [[[[[9.0, 9.0], [9.0, 9.0]]]]]
+
+
+def test_images_are_kept_for_backward_and_not_their_windows():
+    x, weight = torch.ones(2, 3, 4, 12, 12), torch.ones(2, 8, 4, 4, 4, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()), lambda t: t):
+        windows.convolution(x, weight, torch.zeros(2, 8), (2, 2))
+    assert sorted(kept) == sorted([x.numel(), weight.numel()])
+
+
+def test_products_are_autocasts():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 2, 3, 8, 8, generator=generator, requires_grad=True)
+    weight = torch.randn(1, 4, 3, 3, 3, generator=generator, requires_grad=True)
+    bias = torch.zeros(1, 4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        out = windows.convolution(x, weight, bias, (1, 1))
+    assert out.dtype == torch.bfloat16
+    grads = torch.autograd.grad(out.float().sum(), (x, weight, bias))
+    assert all(grad.dtype == torch.float32 for grad in grads)
+    reference = torch.autograd.grad(F.conv2d(x[0], weight[0], bias[0]).sum(), (x, weight, bias))
+    for ours, known in zip(grads, reference, strict=True):
+        assert (ours - known).norm() < 0.02 * known.norm()

@@ -89,7 +89,7 @@ class DDPG:
         return int((self._num_updates + 1) % self.policy_frequency == 0)
 
     def count_update(self) -> None:
-        """Count one."""
+        """Count an update, which tells whose turn the next one is."""
         self._num_updates += 1
 
     def losses(self, batch: Transition) -> Iterator[Tensor]:

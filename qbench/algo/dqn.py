@@ -27,6 +27,8 @@ class DQN:
         make_target: online network -> what follows it.
     """
 
+    turn = 0
+
     def __init__(
         self,
         *,
@@ -76,10 +78,8 @@ class DQN:
         load_learner_state(self, state)
         self._has_ranges = state["has_ranges"]
 
-    turn = 0  # All updates are alike.
-
     def count_update(self) -> None:
-        """Nothing: none is counted."""
+        """Nothing: all updates are alike."""
 
     def losses(self, batch: Transition) -> Iterator[Tensor]:
         """The one loss [S] of an update."""

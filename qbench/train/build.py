@@ -68,14 +68,14 @@ def build(cfg: DictConfig) -> Parts:
     """The parts of a cell from its composed and checked config."""
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_seeds))
     device = torch.device("cuda" if cfg.trainer.accelerator == "gpu" else "cpu")
-    # float32 is float32: cuDNN would round to ten bits what convolutions multiply.
-    torch.backends.cudnn.allow_tf32 = False
+    # float32 is float32, whatever a container sets: products that round to ten bits are not.
+    torch.backends.cuda.matmul.allow_tf32 = False
     env: EnvFactory = create(cfg.env)
     spec = env.describe()
     scheme: QuantScheme = create(cfg.quant)
     learner = _build_learner(cfg, spec, seeds, scheme, device)
     phases = Phases(scheme, learner)
-    is_recorded = bool(cfg.trainer.get("cuda_graphs"))
+    is_recorded = device.type == "cuda" and bool(cfg.trainer.get("cuda_graphs"))
     replay: Replay = create(cfg.replay, num_seeds=len(seeds), spec=spec, device=device)
     loop = cfg.algo.loop
     explore: Exploration = create(

@@ -13,6 +13,7 @@ from qbench.evaluate import Played, play
 from qbench.schedule import crossed
 from qbench.train import ledger
 from qbench.train.build import Parts
+from qbench.train.graphs import RecordedUpdates
 from qbench.train.lightning import Callback, Trainer
 from qbench.train.module import PopulationModule
 from qbench.train.spent import Spent
@@ -232,6 +233,8 @@ class MeasureMemory(Callback):
         # Storing observations and scoring come later: their buffers are no cost of training.
         self.peak_rss_bytes = ledger.peak_rss_bytes()
         self._spent.end_training()
+        if isinstance(parts.update, RecordedUpdates):
+            parts.update.calls.forget()  # Their memory is wanted for measuring.
         with pl_module.autocast():
             self.memory_bytes = ledger.measure(parts.learner, parts.replay, parts.sampler)
         copies = pl_module.snapshots.average.num_bytes + parts.collector.policy.num_bytes

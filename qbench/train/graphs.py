@@ -26,11 +26,11 @@ class Recording(Generic[Result]):
 
     Args:
         work: gives tensors, and waits for none of them.
-        inputs: on the GPU; later ones of the same shapes are copied to their places.
+        inputs: on the GPU; later ones of the same shapes and dtypes are copied to their places.
         pool: memory that recordings share, which never run at the same time.
 
     Raises:
-        ConfigError: `work` waits for the GPU.
+        ConfigError: `work` does what no graph can hold.
     """
 
     def __init__(self, work: Callable[..., Result], inputs: Sequence[Tensor], pool: Any) -> None:
@@ -39,24 +39,37 @@ class Recording(Generic[Result]):
         try:
             with torch.cuda.graph(self._graph, pool=pool):
                 self._outputs = work(*self._inputs)
-        except torch.cuda.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            raise ConfigError(
-                "this network, quant or algo waits for the GPU in the middle of an update, which"
-                f" no CUDA graph can hold: add trainer.cuda_graphs=false ({_first_line(error)})"
-            ) from error
+            _explain(error)
+            raise
 
     def __call__(self, inputs: Sequence[Tensor]) -> Result:
         """What `work` gives at other inputs; the next call overwrites it."""
         for own, given in zip(self._inputs, inputs, strict=True):
-            own.copy_(given, non_blocking=True)
+            # `copy_` would cast and repeat what is given.
+            torch._check(own.shape == given.shape and own.dtype == given.dtype)
+            own.copy_(given)
         self._graph.replay()
         return self._outputs
 
 
+def _explain(error: BaseException) -> None:
+    """Raise a sentence if an error, or one that it hides, is about recording."""
+    first = error
+    while first.__context__ is not None:  # Ending a broken recording raises another.
+        first = first.__context__
+    line = str(first).partition("\n")[0]
+    if "captur" in f"{first} {error}":
+        raise ConfigError(
+            "this network, quant or algo does in an update what no CUDA graph can hold, such as"
+            f" waiting for the GPU: add trainer.cuda_graphs=false ({line})"
+        ) from first
+
+
 class Recordings(Generic[Result]):
     """Calls of `work`, plain ones at first and then replays, by what Python decides in them.
+
+    A recording knows its tensors by their places: whoever puts others there calls `forget`.
 
     Args:
         work: of tensors; calls of one key in one phase are the same operations on the same memory.
@@ -70,19 +83,20 @@ class Recordings(Generic[Result]):
         self._work = work
         self._phases = phases
         self._drop_kept = drop_kept
-        self._forget()
+        self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Begin anew; the memory of recordings becomes free."""
         self._num_changes = self._phases.num_changes
         self._pool = torch.cuda.graph_pool_handle()
-        self._recordings: dict[Hashable, Recording[Result]] = {}
+        self.recordings: dict[Hashable, Recording[Result]] = {}
         self._num_calls: Counter[Hashable] = Counter()
 
     def __call__(self, key: Hashable, inputs: Sequence[Tensor]) -> tuple[Result, bool]:
         """The result, and whether Python ran."""
         if self._num_changes != self._phases.num_changes:
-            self._forget()
-        known = self._recordings.get(key)
+            self.forget()
+        known = self.recordings.get(key)
         if known is not None:
             return known(inputs), False
         self._num_calls[key] += 1
@@ -90,13 +104,13 @@ class Recordings(Generic[Result]):
             return self._work(*inputs), True
         # What is kept lies in the recording's memory afterwards, and is nobody else's.
         self._drop_kept()
-        self._recordings[key] = Recording(self._work, inputs, self._pool)
+        self.recordings[key] = Recording(self._work, inputs, self._pool)
         self._drop_kept()
-        return self._recordings[key](inputs), True
+        return self.recordings[key](inputs), True
 
 
 class RecordedUpdates:
-    """`learner.update`, to the same numbers.
+    """`learner.update`, to the same bits.
 
     Args:
         learner: on a GPU.
@@ -107,14 +121,14 @@ class RecordedUpdates:
         self._learner = learner
         self._trained = list(learner.trained().values())
         targets = learner.targets().values()
-        self._recordings = Recordings(self._update, phases, lambda: _drop_codes(targets))
+        self.calls = Recordings(self._update, phases, lambda: _drop_codes(targets))
 
     def _update(self, *batch: Tensor) -> Metrics:
         return self._learner.update(Transition(*batch))
 
     def __call__(self, batch: Transition) -> Metrics:
         """One update of every seed; the next one may overwrite what is reported."""
-        metrics, has_run = self._recordings(self._learner.turn, batch)
+        metrics, has_run = self.calls(self._learner.turn, batch)
         if not has_run:
             self._learner.count_update()
             for network in self._trained:
@@ -134,7 +148,7 @@ class RecordedOutputs:
     def __init__(self, module: nn.Module, phases: Phases) -> None:
         self._module = module
         self._device = next(module.parameters()).device
-        self._recordings = Recordings(self._outputs, phases, lambda: _drop_codes([module]))
+        self.calls = Recordings(self._outputs, phases, lambda: _drop_codes([module]))
 
     @torch.no_grad()
     def _outputs(self, obs: Tensor) -> Tensor:
@@ -145,11 +159,7 @@ class RecordedOutputs:
     def __call__(self, obs: ObsArray, /) -> FloatArray:
         """Outputs [S, A] at obs [S, *obs_shape]."""
         given = torch.from_numpy(obs).unsqueeze(1).to(self._device)
-        return self._recordings(None, [given])[0].cpu().numpy()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+        return self.calls(None, [given])[0].cpu().numpy()
 
 
 def _drop_codes(networks: Iterable[nn.Module]) -> None:

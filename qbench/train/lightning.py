@@ -1,15 +1,16 @@
 """Lightning, loaded without torchmetrics.
 
-Lightning asks of what is logged whether it is a metric of torchmetrics, and qbench logs none
-through it. Importing that package takes 1.1 s and 97 MiB of every job, for scipy.signal and, where
-it is installed, matplotlib. A stand-in takes its place while Lightning is imported; whoever
-imports torchmetrics later gets it.
+Lightning makes metrics of torchmetrics of what a module logs through it, and qbench logs nothing
+so. Importing that package takes 1.1 s and 97 MiB of every job, for scipy.signal and, where it is
+installed, matplotlib. A stand-in takes its place while Lightning is imported; whoever imports
+torchmetrics later gets it, but `self.log` needs it imported before.
 """
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -18,6 +19,12 @@ __all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer"]
 
 class Metric(nn.Module):
     """What nothing is."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(
+            "qbench loads Lightning without torchmetrics, which `log` needs: import torchmetrics"
+            " before qbench.train."
+        )
 
 
 class MetricCollection(nn.ModuleDict):

@@ -40,7 +40,7 @@ class Spent:
     @property
     def peak_device_bytes(self) -> int:
         """Of the CUDA allocator, the largest of the attempts."""
-        before = int(self._before.get("peak_device_bytes", 0))
+        before = int(self._before.get("peak_device_bytes", 0))  # older checkpoints have none
         return max(before, self._peak_device_bytes or ledger.peak_device_bytes())
 
     def end_training(self) -> None:

@@ -97,6 +97,7 @@ def test_a_cell_is_done_when_every_seed_asked_for_is(composed, tmp_path, state, 
     ("key", "choices"),
     [
         ("env.invert", ["env=lunarlander_pixels"]),
+        ("trainer.cuda_graphs", ["trainer=gpu"]),
         ("replay.dtype", ["env=pendulum", "algo=ddpg"]),
         ("algo.loop.target_dtype", ["env=lunarlander", "quant=ptq8"]),
         ("algo.learner.moments_dtype", []),
@@ -117,5 +118,5 @@ def test_a_key_at_its_neutral_value_leaves_older_names_as_they_were(composed, ke
 
 
 def test_every_neutral_value_is_the_default(composed):
-    whole = composed("env=lunarlander_pixels", "quant=qat8")
+    whole = composed("env=lunarlander_pixels", "quant=qat8", "trainer=gpu")
     assert {key: OmegaConf.select(whole, key) for key in records.NEUTRAL} == records.NEUTRAL
