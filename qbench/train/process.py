@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ RESULTS = ("records.jsonl", "summary.json", "log.txt")
 """What an attempt leaves; status.json is replaced, so that a report never finds it gone."""
 APPENDED = (".lock", "records.jsonl", "log.txt")
 """What is opened as it is; other files are replaced, and a link with them."""
+TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 MORE = "more"
 """Folder in a cell's own in which seeds are trained that are asked for later."""
 
@@ -189,7 +191,20 @@ def _spawn(command: list[str], output: int | None) -> subprocess.Popen[bytes]:
         stdout=output,
         stderr=None if output is None else subprocess.STDOUT,
         start_new_session=True,
+        env=environment(os.environ),
     )
+
+
+def environment(own: Mapping[str, str]) -> dict[str, str]:
+    """That of a job: `own`, but for malloc asking for huge pages, where the C library is glibc.
+
+    Updates go through more memory than a processor keeps the addresses of in pages of 4 KiB: on a
+    virtual machine that took 7 to 11 % of a training's time. glibc reads this at its start alone.
+    """
+    known = own.get(TUNABLES, "")
+    if HUGE_PAGES.partition("=")[0] in known:  # somebody knows better
+        return dict(own)
+    return {**own, TUNABLES: f"{known}:{HUGE_PAGES}".lstrip(":")}
 
 
 def _last_words(exit_code: int) -> Outcome:

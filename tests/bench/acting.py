@@ -28,7 +28,7 @@ PONG = EnvSpec(id="Pong", obs_shape=(4, 84, 84), obs_high=255, frame_stack=4, nu
 
 def main() -> None:
     """Print the table."""
-    cpu.restart_with_one_thread()
+    cpu.restart_as_job()
     cpu.pin()
     print("us per env step and seed:", *(f"{acting}/{updates}" for acting, updates in WAYS))
     for num_seeds in (1, 2, 4, 8):

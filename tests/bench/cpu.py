@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from qbench.train import process
 from qbench.train.job import THREAD_VARIABLES
 
 ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
@@ -28,10 +29,20 @@ def pin() -> str:
     return f"pinned to core {core}"
 
 
-def restart_with_one_thread() -> None:
-    """Start this program anew where its BLAS may have more: NumPy's cannot be taken back."""
-    if not os.environ.items() >= ONE_THREAD.items():
-        os.execve(sys.executable, sys.orig_argv, os.environ | ONE_THREAD)
+def job_environment() -> dict[str, str]:
+    """That of a job with one thread."""
+    return process.environment(os.environ | ONE_THREAD)
+
+
+def plain_environment() -> dict[str, str]:
+    """That of a process of one thread whose memory nobody has set up."""
+    return {k: v for k, v in job_environment().items() if k != process.TUNABLES}
+
+
+def restart_as_job() -> None:
+    """Start this program anew unless its environment is a job's, which is read at the start."""
+    if os.environ != job_environment():
+        os.execve(sys.executable, sys.orig_argv, job_environment())
 
 
 def seconds_of(work: Callable[[], object], count: int) -> float:

@@ -14,7 +14,6 @@ and of compiled loops (`qbench.quant.kernels`) or none: baseline.json has an ent
 import argparse
 import functools
 import json
-import os
 import subprocess
 import sys
 import time
@@ -154,7 +153,7 @@ def in_a_process(names: list[str], planted: float = 0.0) -> dict[str, Slices]:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        env=os.environ | cpu.ONE_THREAD,
+        env=cpu.job_environment(),
     )
     return {name: Slices(*pair) for name, pair in json.loads(done.stdout.splitlines()[-1]).items()}
 

@@ -1,10 +1,10 @@
 """Speed and memory of qbench's DQN and of Stable-Baselines3's on the same work.
 
-`make bench-peers`. One process, one torch thread, one core. Sides alternate, round by round, and
-every round starts from an untrained network; its clock starts after a warm-up that passes
-`learning_starts`. Ratios are taken within a round, so that a slower spell of the machine meets
-both sides. What jobs ask of the C library (`ledger.keep_freed_memory`) holds for the peer's rounds
-too, after qbench's first. Peak memory is that of a process of its own per side.
+`make bench-peers`. One torch thread, one core. Sides alternate, round by round, in processes of
+their own, and every round starts from an untrained network; its clock starts after a warm-up that
+passes `learning_starts`. Ratios are taken within a round, so that a slower spell of the machine
+meets both sides. qbench has the memory settings of its jobs (huge pages, `process.environment`, and
+`ledger.keep_freed_memory`), the peer those of a plain process; with `--same-memory` both have them.
 
 Both sides build their env without Gymnasium's checker and keep episode returns.
 """
@@ -21,10 +21,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from qbench.train import ledger
 from tests.bench import cpu, peak, sb3, workload
 
 WARM_UP_ENV_STEPS = 1500
 NUM_SEEDS = 8
+PEER = "SB3"
 NUM_ACTORS = 4
 SCALING_ENV_STEPS = 300
 PONG_BUFFER_SIZE = 10_000
@@ -68,13 +70,13 @@ def cartpole(train_frequency: int, quant: str = "none") -> Side:
 COMPARISONS = [
     Comparison(
         f"CartPole, 1 update per env step, {NUM_SEEDS} seeds",
-        {"qbench": cartpole(1), "SB3": peer(lambda: sb3.cartpole(1))},
+        {"qbench": cartpole(1), PEER: peer(lambda: sb3.cartpole(1))},
         2000,
         ">= 5",
     ),
     Comparison(
         f"CartPole, 1 update per 10 env steps, {NUM_SEEDS} seeds",
-        {"qbench": cartpole(10), "SB3": peer(lambda: sb3.cartpole(10))},
+        {"qbench": cartpole(10), PEER: peer(lambda: sb3.cartpole(10))},
         10_000,
         ">= 9",
     ),
@@ -88,7 +90,7 @@ COMPARISONS = [
         "Pong, Nature's CNN, 1 update per 4 env steps, 1 seed",
         {
             "qbench": qbench(1, workload.pong(1, PONG_BUFFER_SIZE)),
-            "SB3": peer(lambda: sb3.pong(PONG_BUFFER_SIZE)),
+            PEER: peer(lambda: sb3.pong(PONG_BUFFER_SIZE)),
         },
         1000,
         ">= 1.5",
@@ -97,7 +99,7 @@ COMPARISONS = [
         f"Pendulum, DDPG, 1 update per env step, {NUM_ACTORS} seeds",
         {
             "qbench": qbench(NUM_ACTORS, workload.pendulum(NUM_ACTORS)),
-            "SB3": peer(sb3.pendulum),
+            PEER: peer(sb3.pendulum),
         },
         300,
         ">= 1.5",
@@ -143,25 +145,54 @@ def scaling_table(num_rounds: int, env_steps: int) -> Table:
     return table
 
 
-def measure(comparison: Comparison, num_rounds: int) -> dict[str, list[float]]:
+def run_alone(comparison: Comparison, side: str, *, same_memory: bool) -> float:
+    """Seed-steps per CPU-second of one side in a process of its own."""
+    command = [sys.executable, "-m", "tests.bench.peers", "--side", comparison.title, side]
+    is_job = same_memory or side != PEER
+    environment = cpu.job_environment() if is_job else cpu.plain_environment()
+    done = subprocess.run(
+        [*command, "--same-memory"] if same_memory else command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout.splitlines()[-1])
+
+
+def run_here(title: str, side: str, *, same_memory: bool) -> float:
+    """The same in this process, which `run_alone` has started."""
+    cpu.pin()
+    if same_memory:
+        ledger.keep_freed_memory()
+    (comparison,) = (c for c in COMPARISONS if c.title == title)
+    return comparison.sides[side](comparison.env_steps)
+
+
+def measure(
+    comparison: Comparison, num_rounds: int, *, same_memory: bool
+) -> dict[str, list[float]]:
     """Seed-steps per CPU-second of each side, one value per round."""
     speeds: dict[str, list[float]] = {name: [] for name in comparison.sides}
     for _ in track(range(num_rounds), comparison.title, console=Console(stderr=True)):
-        for name, run in comparison.sides.items():
-            speeds[name].append(run(comparison.env_steps))
+        for side in comparison.sides:
+            speeds[side].append(run_alone(comparison, side, same_memory=same_memory))
     return speeds
 
 
-def speed_table(comparisons: list[Comparison], num_rounds: int) -> Table:
+def speed_table(comparisons: list[Comparison], num_rounds: int, *, same_memory: bool) -> Table:
     """Measure every comparison."""
+    settings = (
+        "both sides with a job's memory settings" if same_memory else "SB3 in plain processes"
+    )
     table = Table(
-        title=f"Seed-steps per CPU-second, median of {num_rounds} rounds",
+        title=f"Seed-steps per CPU-second, median of {num_rounds} rounds; {settings}",
         caption=f"one torch thread, {cpu.pin()}; ratio: median (min - max) within rounds",
     )
     for column in ("work", "first", "second", "ratio", "goal"):
         table.add_column(column, justify="left" if column == "work" else "right")
     for comparison in comparisons:
-        speeds = measure(comparison, num_rounds)
+        speeds = measure(comparison, num_rounds, same_memory=same_memory)
         first, second = speeds.values()
         ratios = [a / b for a, b in zip(first, second, strict=True)]
         table.add_row(
@@ -203,8 +234,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="comparisons whose title has this word")
     parser.add_argument("--peak", action="store_true", help="peak memory instead (minutes)")
     parser.add_argument("--scaling", action="store_true", help="cost by seeds, batch and width")
+    parser.add_argument("--same-memory", action="store_true", help="a job's settings for the peer")
+    parser.add_argument("--side", nargs=2, metavar=("TITLE", "SIDE"), help="one round, here")
     args = parser.parse_args()
-    cpu.restart_with_one_thread()
+    if args.side:
+        print(run_here(*args.side, same_memory=args.same_memory))
+        return
+    cpu.restart_as_job()
     console = Console(width=None if Console().is_terminal else 120)
     if args.scaling:
         console.print(scaling_table(args.rounds, SCALING_ENV_STEPS))
@@ -213,7 +249,7 @@ def main() -> None:
         console.print(peak_table())
         return
     comparisons = [c for c in COMPARISONS if args.only.lower() in c.title.lower()]
-    console.print(speed_table(comparisons, args.rounds))
+    console.print(speed_table(comparisons, args.rounds, same_memory=args.same_memory))
 
 
 if __name__ == "__main__":

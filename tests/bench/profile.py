@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cycles", type=int, default=20, help="per round (default 20)")
     args = parser.parse_args()
-    cpu.restart_with_one_thread()
+    cpu.restart_as_job()
     print(f"CPU time per cycle of one env step and one update, least of 5 rounds, {cpu.pin()}")
     for network, quant in WORKS:
         spent = profile(network, quant, args.cycles)

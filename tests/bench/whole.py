@@ -54,7 +54,7 @@ def job_costs() -> dict[str, float]:
         process.prepare(cell)
         command = [sys.executable, "-m", "tests.bench.whole", "--train", str(cell.run_dir)]
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | cpu.ONE_THREAD
+            command, stdout=subprocess.PIPE, text=True, check=True, env=cpu.job_environment()
         )
     costs: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return costs

@@ -9,7 +9,7 @@ import pytest
 
 from qbench import records
 from qbench.report import folders
-from qbench.train import cells, pool
+from qbench.train import cells, pool, process
 from qbench.train.errors import ConfigError
 from qbench.train.launch import incompatibilities
 from qbench.train.pool import Job
@@ -192,3 +192,13 @@ def test_a_cell_of_another_process_is_left_alone(qbench_main, qbench_process, ca
         other.terminate()
         other.communicate(timeout=60)
     assert list(states().values()) == ["interrupted"]
+
+
+def test_a_job_asks_for_huge_pages_unless_somebody_has_decided():
+    asked = "glibc.malloc.hugetlb=1"
+    assert process.environment({"A": "b"}) == {"A": "b", "GLIBC_TUNABLES": asked}
+    other = {"GLIBC_TUNABLES": "glibc.malloc.check=3"}
+    assert process.environment(other)["GLIBC_TUNABLES"] == f"glibc.malloc.check=3:{asked}"
+    decided = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+    assert process.environment(decided) == decided
+    assert process.environment(process.environment({})) == process.environment({})
