@@ -23,7 +23,7 @@ quickstart: setup ## Train a small grid (CartPole; none, qat8, qat4, ptq8) and s
 
 paper: setup ## The seed paper's experiment (40 minutes on two cores) and its page
 	$(BIN)/python -m qbench experiment=paper
-	$(BIN)/python -m qbench experiment=paper_memory
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=0 $(BIN)/python -m qbench experiment=paper_memory
 	$(BIN)/python -m qbench.report multirun/paper multirun/paper_memory $(wildcard multirun/paper_pixels) --paper
 
 reference-check: setup ## Train one published cell again (minutes) and compare it with its interval
@@ -47,7 +47,7 @@ BENCH_JSON ?= .benchmarks/bench.json
 
 bench: setup ## Time the hot paths into BENCH_JSON (.benchmarks/bench.json), print their ratios
 	@mkdir -p $(dir $(BENCH_JSON))
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
 	  $(BIN)/python -m pytest -o addopts="--import-mode=importlib --strict-markers" tests/bench --benchmark-only \
 	  --benchmark-json=$(BENCH_JSON)
 	$(BIN)/python -m tests.bench.ratios $(BENCH_JSON)

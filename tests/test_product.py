@@ -183,6 +183,13 @@ def test_a_summary_says_which_library_is_wider(monkeypatch):
     assert provenance.describe()["machine"]["numpy_is_wider"] is True
 
 
+def test_a_summary_says_whether_the_job_asked_for_huge_pages(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3:glibc.malloc.hugetlb=1")
+    assert provenance.describe()["asks_for_huge_pages"] is True
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    assert provenance.describe()["asks_for_huge_pages"] is False
+
+
 def test_a_summary_names_the_gpu_that_a_cell_trained_on(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     assert provenance.describe(on_gpu=True)["machine"]["gpu"] == "a GPU"

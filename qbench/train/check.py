@@ -340,15 +340,15 @@ def _check_int8_target(cfg: DictConfig) -> None:
 
 
 def _check_adam8bit(cfg: DictConfig) -> None:
-    if cfg.trainer.accelerator == "gpu" and cfg.trainer.get("cuda_graphs"):
-        raise ConfigError(
-            "algo.learner.moments_dtype=uint8 takes its learning rate from Python, which no CUDA"
-            " graph runs: add trainer.cuda_graphs=false."
-        )
     if find_spec("bitsandbytes") is None:
         raise ConfigError(
             "algo.learner.moments_dtype=uint8 needs bitsandbytes, which is not installed:"
             ' pip install ".[adam8bit]".'
+        )
+    if cfg.trainer.accelerator == "gpu" and cfg.trainer.get("cuda_graphs"):
+        raise ConfigError(
+            "algo.learner.moments_dtype=uint8 takes its learning rate from Python, which no CUDA"
+            " graph runs: add trainer.cuda_graphs=false."
         )
 
 

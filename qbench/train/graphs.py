@@ -61,8 +61,8 @@ def _explain(error: BaseException) -> None:
     line = str(first).partition("\n")[0]
     if "captur" in f"{first} {error}":
         raise ConfigError(
-            "this network, quant or algo does in an update what no CUDA graph can hold, such as"
-            f" waiting for the GPU: add trainer.cuda_graphs=false ({line})"
+            "this network, quant or algo does in an update or an action what no CUDA graph can"
+            f" hold, such as waiting for the GPU: add trainer.cuda_graphs=false ({line})"
         ) from first
 
 
@@ -102,7 +102,7 @@ class Recordings(Generic[Result]):
         self._num_calls[key] += 1
         if self._num_calls[key] <= WARM_UPS:
             return self._work(*inputs), True
-        # What is kept lies in the recording's memory afterwards, and is nobody else's.
+        # Codes that were cached before are not the recording's to read, nor its own anybody else's.
         self._drop_kept()
         self.recordings[key] = Recording(self._work, inputs, self._pool)
         self._drop_kept()

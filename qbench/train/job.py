@@ -170,7 +170,8 @@ def _check_accelerator(cfg: DictConfig) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise ConfigError("trainer=gpu needs a CUDA device and none is available: use trainer=cpu.")
+        lack = "none is available" if torch.version.cuda else "this PyTorch is built without CUDA"
+        raise ConfigError(f"trainer=gpu needs a CUDA device and {lack}: use trainer=cpu.")
 
 
 def failure(error: BaseException) -> End:

@@ -18,7 +18,7 @@ __all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer"]
 
 
 class Metric(nn.Module):
-    """What nothing is."""
+    """No object is one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise RuntimeError(
@@ -28,7 +28,7 @@ class Metric(nn.Module):
 
 
 class MetricCollection(nn.ModuleDict):
-    """What nothing is."""
+    """No object is one."""
 
 
 @contextmanager

@@ -12,12 +12,13 @@ import torch
 
 from qbench import product
 from qbench.quant import kernels
+from qbench.train.process import HUGE_PAGES, TUNABLES
 
 PACKAGES = ("torch", "pytorch-lightning", "gymnasium", "hydra-core", "numpy", "wandb")
 
 
 def describe(*, on_gpu: bool = False) -> dict[str, Any]:
-    """What summary.json says of versions, machine, compiled loops, commit and start method."""
+    """What summary.json says of versions, machine, commit and what a job's process was given."""
     versions = {name: version(name) for name in PACKAGES}
     return {
         "versions": {"python": platform.python_version(), **versions},
@@ -29,6 +30,7 @@ def describe(*, on_gpu: bool = False) -> dict[str, Any]:
             **({"gpu": torch.cuda.get_device_name()} if on_gpu else {}),
         },
         "used_compiled_loops": kernels.were_used(),
+        "asks_for_huge_pages": HUGE_PAGES in os.environ.get(TUNABLES, ""),
         "git_commit": _git_commit(),
         # Peaks of processes that were started in different ways are not compared.
         "start_method": "subprocess",

@@ -30,17 +30,17 @@ def pin() -> str:
 
 
 def job_environment() -> dict[str, str]:
-    """That of a job with one thread."""
+    """The environment of a job with one thread."""
     return process.environment(os.environ | ONE_THREAD)
 
 
 def plain_environment() -> dict[str, str]:
-    """That of a process of one thread whose memory nobody has set up."""
+    """The environment of any process with one thread."""
     return {k: v for k, v in job_environment().items() if k != process.TUNABLES}
 
 
 def restart_as_job() -> None:
-    """Start this program anew unless its environment is a job's, which is read at the start."""
+    """Start this program anew in a job's environment: glibc and NumPy's BLAS read it only then."""
     if os.environ != job_environment():
         os.execve(sys.executable, sys.orig_argv, job_environment())
 

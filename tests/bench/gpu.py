@@ -17,7 +17,7 @@ import torch
 
 from qbench.train.build import Parts
 from qbench.types import ActionArray, EnvSpec, ObsArray, Stepped
-from tests.bench import workload
+from tests.bench import cpu, workload
 
 PONG_BUFFER_SIZE = 500
 SEEDS = (1, 8, 64, 256)
@@ -37,7 +37,7 @@ class Noise:
         )
 
     def make_training(self, num_seeds: int) -> "Noise":
-        """One thing for all seeds."""
+        """Itself: every seed sees the same frames."""
         self._zeros = np.zeros(num_seeds, np.float32)
         return self
 
@@ -75,13 +75,13 @@ WORKS = {
         100,
     ),
     "qat8": Work(
-        "the same, qat8",
+        "CartPole, MLP 120-84, qat8, batch 128, an update every step",
         lambda num_seeds: workload.cartpole(num_seeds, 1, "qat8"),
         1050,
         60,
     ),
     "ten": Work(
-        "CartPole, an update every 10 steps",
+        "CartPole, MLP 120-84, batch 128, an update every 10 steps",
         lambda num_seeds: workload.cartpole(num_seeds, 10),
         1100,
         200,
@@ -157,9 +157,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
-    parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS), help="works")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="sizes of populations")
     args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("it needs a CUDA device, and none is available")
+    cpu.restart_as_job()
     torch.set_num_threads(1)
     for name in args.only:
         print_rows(WORKS[name], args.seeds, args.rounds)

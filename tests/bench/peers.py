@@ -5,6 +5,7 @@ their own, and every round starts from an untrained network; its clock starts af
 passes `learning_starts`. Ratios are taken within a round, so that a slower spell of the machine
 meets both sides. qbench has the memory settings of its jobs (huge pages, `process.environment`, and
 `ledger.keep_freed_memory`), the peer those of a plain process; with `--same-memory` both have them.
+`--scaling` is one process, for qbench alone.
 
 Both sides build their env without Gymnasium's checker and keep episode returns.
 """
@@ -224,7 +225,9 @@ def peak_table() -> Table:
 
 def _peak_mib(side: str, work: str) -> str:
     command = [sys.executable, "-m", "tests.bench.peak", side, work]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    environment = cpu.plain_environment() if side == "sb3" else cpu.job_environment()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return done.stdout.strip()
 
 
 def main() -> None:
@@ -235,8 +238,11 @@ def main() -> None:
     parser.add_argument("--peak", action="store_true", help="peak memory instead (minutes)")
     parser.add_argument("--scaling", action="store_true", help="cost by seeds, batch and width")
     parser.add_argument("--same-memory", action="store_true", help="a job's settings for the peer")
-    parser.add_argument("--side", nargs=2, metavar=("TITLE", "SIDE"), help="one round, here")
+    parser.add_argument("--side", nargs=2, metavar=("TITLE", "SIDE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    comparisons = [c for c in COMPARISONS if args.only.lower() in c.title.lower()]
+    if not comparisons:
+        parser.error(f"--only {args.only}: no comparison has this in its title")
     if args.side:
         print(run_here(*args.side, same_memory=args.same_memory))
         return
@@ -248,7 +254,6 @@ def main() -> None:
     if args.peak:
         console.print(peak_table())
         return
-    comparisons = [c for c in COMPARISONS if args.only.lower() in c.title.lower()]
     console.print(speed_table(comparisons, args.rounds, same_memory=args.same_memory))
 
 

@@ -188,7 +188,8 @@ def test_coded_moments_need_their_library(composed, monkeypatch):
     assert 'which is not installed: pip install ".[adam8bit]".' in said
 
 
-def test_coded_moments_are_not_recorded(composed):
+def test_coded_moments_are_not_recorded(composed, monkeypatch):
+    monkeypatch.setattr(check, "find_spec", lambda name: name)
     said = refusal(composed("algo.learner.moments_dtype=uint8", "trainer=gpu"))
     assert said.endswith("which no CUDA graph runs: add trainer.cuda_graphs=false.")
 
