@@ -127,14 +127,13 @@ def convolution_gradients(
     needs_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of `convolution` by `x` and by `weight`, from that by its output."""
-    needs = (needs_x, needs_weight)
     if x.is_cuda:
         return windows.gradients(
             by_output, x, weight, stride, needs_x=needs_x, needs_weight=needs_weight
         )
     pairs = [
         torch.ops.aten.convolution_backward(
-            *members, None, stride, [0, 0], [1, 1], False, [0, 0], 1, [*needs, False]
+            *members, None, stride, [0, 0], [1, 1], False, [0, 0], 1, [needs_x, needs_weight, False]
         )
         for members in zip(by_output, x, weight, strict=True)
     ]
