@@ -22,6 +22,12 @@ def place_gradient(weight: Tensor, place: Tensor | None) -> None:
     vars(weight)[PLACE] = place
 
 
+def wanted_place(weight: Tensor) -> Tensor | None:
+    """Where the gradient that is made now is wanted, by `place_gradient`."""
+    place: Tensor | None = vars(weight).pop(PLACE, None)
+    return place
+
+
 def dense(x: Tensor, parameters: Sequence[Tensor], relus: Sequence[bool]) -> Tensor:
     """Layers x W^T + b one after the other, with a ReLU behind or without.
 
@@ -62,7 +68,7 @@ class _Dense(torch.autograd.Function):
         grads: list[Tensor | None] = []
         for k in reversed(range(num_layers)):
             if ctx.relus[k]:
-                by_output = _through_relu(by_output, values[k + 1], is_ours=k < num_layers - 1)
+                by_output = through_relu(by_output, values[k + 1], is_ours=k < num_layers - 1)
             by_bias = by_output.sum(2) if needs[2 * k + 1] else None
             by_weight = _by_weight(by_output, values[k], weights[k]) if needs[2 * k] else None
             grads = [by_weight, by_bias, *grads]
@@ -71,7 +77,7 @@ class _Dense(torch.autograd.Function):
         return None, by_output.transpose(1, 2) if needs_x else None, *grads
 
 
-def _through_relu(by_output: Tensor, output: Tensor, *, is_ours: bool) -> Tensor:
+def through_relu(by_output: Tensor, output: Tensor, *, is_ours: bool) -> Tensor:
     """The gradient by a ReLU's input; it overwrites one that nobody else sees."""
     if is_ours:
         return threshold_backward.grad_input(by_output, output, 0, grad_input=by_output)
@@ -80,5 +86,4 @@ def _through_relu(by_output: Tensor, output: Tensor, *, is_ours: bool) -> Tensor
 
 def _by_weight(by_output: Tensor, value: Tensor, weight: Tensor) -> Tensor:
     """The gradient by `weight`, where `place_gradient` wants it."""
-    place = vars(weight).pop(PLACE, None)
-    return torch.bmm(by_output, value.transpose(1, 2), out=place)
+    return torch.bmm(by_output, value.transpose(1, 2), out=wanted_place(weight))

@@ -5,7 +5,7 @@ A network author writes a plain `nn.Module`; `populate` builds one per seed and 
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,25 @@ class Seeded(nn.Module):
         """An ordinary layer of this shape."""
         raise NotImplementedError
 
+    @property
+    def joins(self) -> bool:
+        """Whether `in_a_row` takes it."""
+        return False
+
+    @classmethod
+    def in_a_row(cls, row: Sequence["Seeded"], relus: Sequence[bool], x: Tensor) -> Tensor | None:
+        """Layers of this type one after the other, as one node of autograd's graph.
+
+        Args:
+            row: two or more that join.
+            relus: whether a ReLU follows each.
+            x: what comes into the first.
+
+        Returns:
+            The output; None: they are to be called one by one.
+        """
+        raise NotImplementedError
+
 
 class Linear(Seeded):
     """S independent linear layers: y[s] = x[s] W[s]^T + b[s], one batched product."""
@@ -65,6 +84,17 @@ class Linear(Seeded):
     def plain(self) -> nn.Linear:
         out_features, in_features = self.weight.shape[1:]
         return nn.Linear(in_features, out_features)
+
+    @property
+    def joins(self) -> bool:
+        # One output is computed as two: `affine`.
+        return type(self) is Linear and self.weight.shape[1] != 1
+
+    @classmethod
+    def in_a_row(cls, row: Sequence[Seeded], relus: Sequence[bool], x: Tensor) -> Tensor | None:
+        if product.is_by_numpy(x):
+            return None
+        return dense(x, parameters_of(row), relus)
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -161,7 +191,7 @@ def joined(members: Sequence[Tensor]) -> Tensor:
 class Sequential(nn.Sequential):
     """As `nn.Sequential`, to the same bits, with less to do.
 
-    With gradients, float linear layers and ReLUs in a row are one node of the graph. Other ReLUs
+    Linear layers of a kind and ReLUs in a row are one node of autograd's graph. Other ReLUs
     overwrite what the layer before them gave, which nobody else sees; but for views, which autograd
     would copy. Modules with hooks of their own are called. Second derivatives: `qbench.dense`.
     """
@@ -172,9 +202,11 @@ class Sequential(nn.Sequential):
         is_new, at = False, 0
         while at < len(modules):
             module, size = modules[at], 1
-            run = _dense_run(modules, at, x)
-            if run is not None:
-                x, size = dense(x, run.parameters, run.relus), run.num_modules
+            row, relus = _row(modules, at) if _is_plain(x) else ([], [])
+            # It is looked for anew in every forward: layers are swapped and hooked into.
+            y = type(row[0]).in_a_row(row, relus, x) if len(row) > 1 else None
+            if y is not None:
+                x, size = y, len(row) + sum(relus)
             elif is_new and _is_relu(module) and _is_ours_to_overwrite(x):
                 x = x.relu_()
             else:
@@ -213,36 +245,28 @@ def _is_ours_to_overwrite(x: Tensor) -> bool:
     return isinstance(x, Tensor) and not (torch.is_grad_enabled() and x._is_view())
 
 
-class _Run(NamedTuple):
-    """Linear layers in a row: weights and biases in turn, and whether a ReLU follows each."""
-
-    parameters: list[Tensor]
-    relus: list[bool]
-    num_modules: int
-
-
-def _dense_run(modules: Sequence[nn.Module], start: int, x: Tensor) -> _Run | None:
-    """What of `modules` can be one node of autograd's graph, from `start` on; None: not even two.
-
-    It is looked for anew in every forward: layers are swapped and hooked into.
-    """
-    if type(modules[start]) is not Linear or not torch.is_grad_enabled():
-        return None
-    is_plain = isinstance(x, Tensor) and not torch.is_autocast_enabled(x.device.type)
-    if not is_plain or product.is_by_numpy(x):
-        return None
-    parameters: list[Tensor] = []
+def _row(modules: Sequence[nn.Module], start: int) -> tuple[list[Seeded], list[bool]]:
+    """Layers of one type that join from `start` on, and whether a ReLU follows each."""
+    row: list[Seeded] = []
     relus: list[bool] = []
     at = start
-    while at < len(modules):
-        layer = modules[at]
-        # One output is computed as two: `affine`.
-        if type(layer) is not Linear or _is_watched(layer) or layer.weight.shape[1] == 1:
+    while at < len(modules) and type(layer := modules[at]) is type(modules[start]):
+        if not isinstance(layer, Seeded) or not layer.joins or _is_watched(layer):
             break
-        parameters += [layer.weight, layer.bias]
+        row.append(layer)
         relus.append(at + 1 < len(modules) and _is_relu(modules[at + 1]))
         at += 1 + relus[-1]
-    return _Run(parameters, relus, at - start) if at > start + 1 else None
+    return row, relus
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether it is a tensor, traced by nobody and of the type that it has: no autocast."""
+    return isinstance(x, Tensor) and not torch.is_autocast_enabled(x.device.type)
+
+
+def parameters_of(row: Sequence[Seeded]) -> list[Tensor]:
+    """Weights and biases in turn."""
+    return [tensor for layer in row for tensor in (layer.weight, layer.bias)]
 
 
 class Flatten(nn.Module):

@@ -51,11 +51,12 @@ def is_by_numpy(a: Tensor) -> bool:
     )
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """[S, M, K] by [S, K, N] -> [S, M, N]; no gradient flows through it."""
+def product(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """[S, M, K] by [S, K, N] -> [S, M, N], into `out` if it is given; no gradient flows."""
     if not is_by_numpy(a):
-        return a @ b
-    out = a.new_empty(len(a), a.shape[1], b.shape[2])
+        return a @ b if out is None else torch.bmm(a, b, out=out)
+    if out is None:
+        out = a.new_empty(len(a), a.shape[1], b.shape[2])
     with np.errstate(all="ignore"):  # A diverged seed is frozen by its learner, without a warning.
         np.matmul(_as_array(a), _as_array(b), out=out.numpy())
     return out

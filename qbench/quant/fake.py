@@ -13,13 +13,15 @@ zero point z = c and the last term of q_b vanishes; with the seed paper's real-v
 offset, z = -min / s_x, it does not. Sums of codes below 2^24 are exact in float32.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qbench import layers, product
+from qbench.dense import through_relu, wanted_place
 from qbench.quant import kernels, ranges
 from qbench.quant.grids import Codes, Grid, encode, position
 
@@ -78,6 +80,14 @@ def bias_floor(bias: Tensor, per_channel: bool) -> Tensor:
     return floor if per_channel else floor.amax(dim=-1, keepdim=True)
 
 
+class Link(NamedTuple):
+    """A linear layer among several in a row."""
+
+    encode: Callable[[Tensor], tuple[Grid, Codes]]  # at inputs [S, B, in] that it may learn from
+    has_relu: bool  # behind it
+    saved: str  # as of `apply`
+
+
 def apply(
     x: Tensor,
     weight: Tensor,
@@ -93,15 +103,39 @@ def apply(
     needs no gradient, or "floats". The gradients are the same.
     """
     if stride is None:
-        linear: Tensor = FakeQuantLinear.apply(x, weight, bias, grid, codes, saved)  # type: ignore[no-untyped-call]
-        return linear
+        link = Link(lambda _: (grid, codes), has_relu=False, saved=saved)
+        return linears(x, [link], weight, bias)
     image: Tensor = FakeQuantConv2d.apply(x, weight, bias, grid, codes, stride, saved)  # type: ignore[no-untyped-call]
     return image
 
 
+def linears(x: Tensor, links: Sequence[Link], *parameters: Tensor) -> Tensor:
+    """Linear layers one after the other as one node of autograd's graph.
+
+    Args:
+        x: [S, B, in], row by row.
+        links: the layers.
+        parameters: weight [S, out, in] and bias [S, out] of each.
+
+    Returns:
+        [S, B, out] with straight-through gradients.
+    """
+    rows: Tensor = FakeQuantLinears.apply(links, x, *parameters)  # type: ignore[no-untyped-call]
+    return rows
+
+
+@torch.no_grad()
+def infer(x: Tensor, links: Sequence[Link]) -> Tensor:
+    """As `linears`, without gradients."""
+    for link in links:
+        grid, codes = link.encode(x)
+        x = _linear(centred_codes(x, grid), codes, has_relu=link.has_relu)
+    return x
+
+
 def centred_codes(x: Tensor, grid: Grid) -> Tensor:
     """`encode` less the grid's centre: what is multiplied by codes of weights."""
-    if kernels.take_inputs(x, *grid.tensors):
+    if kernels.take_inputs(x, grid):
         return kernels.encode(x, grid)
     return encode(x, grid).sub_(grid.centre)
 
@@ -112,7 +146,7 @@ def _centred(x: Tensor, grid: Grid, saved: str, needs_x: bool) -> tuple[Tensor, 
     What is kept is enough to clamp anew and to know which codes were clamped.
     """
     top = grid.top
-    if saved == "codes" and kernels.take_inputs(x, *grid.tensors):
+    if saved == "codes" and kernels.take_inputs(x, grid):
         kept = torch.empty_like(x, dtype=torch.int16 if needs_x else torch.uint8)
         return kernels.encode(x, grid, kept), kept
     raw = position(x, grid).round_()
@@ -132,50 +166,86 @@ def _values(kept: Tensor, grid_scale: Tensor, zero: Tensor, top: int) -> Tensor:
     return kept.to(torch.float32, copy=True).clamp_(0, top).sub_(zero).mul_(grid_scale)
 
 
-def _straight_through(grad: Tensor, kept: Tensor, grid_scale: Tensor, top: int) -> Tensor:
-    """The gradient by an input, in place, from that by its codes: zero where one was clamped."""
+def _straight_through(
+    grad: Tensor, kept: Tensor, grid_scale: Tensor, top: int, relu: Tensor | None = None
+) -> Tensor:
+    """The gradient by an input, in place, from that by its codes: zero where one was clamped.
+
+    Where the input is what a ReLU gave, `relu`, it is the gradient by what that got.
+    """
     is_alike = grad.shape == kept.shape and grad.stride() == kept.stride()
     if is_alike and kernels.take_kept(kept, grid_scale) and kernels.take(grad):
-        return kernels.mask(grad, kept, grid_scale, top)
+        return kernels.mask(grad, kept, grid_scale, top, relu)
     backward = torch.ops.aten.hardtanh_backward.grad_input
     grad.mul_(grid_scale.reciprocal())
-    return backward(grad, kept.to(torch.float32), -0.5, top + 0.5, grad_input=grad)
+    grad = backward(grad, kept.to(torch.float32), -0.5, top + 0.5, grad_input=grad)
+    return grad if relu is None else through_relu(grad, relu, is_ours=True)
 
 
-class FakeQuantLinear(torch.autograd.Function):
-    """y = s ((q_x - c) q_w^T + q_b) with straight-through gradients.
+class _Saved(NamedTuple):
+    """What backward needs of a linear layer."""
+
+    kept: Tensor  # of the input, by `_centred`
+    weight: Tensor  # codes
+    scale: Tensor
+    grid_scale: Tensor
+    zero: Tensor
+    relu: Tensor | None  # what the ReLU behind it gave
+    parameter: Tensor
+
+    def by_input(self, by_output: Tensor, top: int, relu: Tensor | None) -> Tensor:
+        """The gradient by the input, or by what came into the ReLU that gave it."""
+        by_codes = product.product(by_output * self.scale.unsqueeze(1), self.weight)
+        return _straight_through(by_codes, self.kept, self.grid_scale, top, relu)
+
+    def by_weight(self, by_output: Tensor, top: int) -> Tensor:
+        """The gradient by the weight, where `place_gradient` wants it."""
+        values = _values(self.kept, self.grid_scale, self.zero, top)
+        return product.product(by_output.mT, values, out=wanted_place(self.parameter))
+
+
+class FakeQuantLinears(torch.autograd.Function):
+    """y = s ((q_x - c) q_w^T + q_b), layer by layer, with straight-through gradients.
 
     Backward treats rounding as the identity and clamping as itself: an input outside the
     grid's range receives no gradient (Bengio et al. 2013; Jacob et al. 2018).
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        grid: Grid,
-        codes: Codes,
-        saved: str = "codes",
-    ) -> Tensor:
-        centred, kept = _centred(x, grid, saved, ctx.needs_input_grad[0])
-        ctx.save_for_backward(kept, codes.weight, codes.scale, grid.scale, grid.zero)
-        ctx.top = grid.top
-        return accumulate(centred, codes)
+    def forward(ctx: Any, links: Sequence[Link], x: Tensor, *parameters: Tensor) -> Tensor:
+        saved: list[Tensor | None] = []
+        ctx.tops = []
+        for k, link in enumerate(links):
+            grid, codes = link.encode(x)
+            centred, kept = _centred(x, grid, link.saved, k > 0 or ctx.needs_input_grad[1])
+            x = _linear(centred, codes, has_relu=link.has_relu)
+            relu = x if link.has_relu else None
+            tensors = kept, codes.weight, codes.scale, grid.scale, grid.zero
+            saved += _Saved(*tensors, relu, parameters[2 * k])
+            ctx.tops.append(grid.top)
+        ctx.save_for_backward(*saved)
+        return x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, weight, scale, grid_scale, zero = ctx.saved_tensors
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            product_of_codes = product.product(grad * scale.unsqueeze(1), weight)
-            grad_x = _straight_through(product_of_codes, kept, grid_scale, ctx.top)
-        if ctx.needs_input_grad[1]:
-            grad_bias = grad.sum(1)
-            grad_weight = product.product(grad.mT, _values(kept, grid_scale, zero, ctx.top))
-        return grad_x, grad_weight, grad_bias, None, None, None
+    def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor | None, ...]:
+        _, needs_x, *needs = ctx.needs_input_grad
+        size = len(_Saved._fields)
+        saved = [
+            _Saved(*ctx.saved_tensors[k * size : (k + 1) * size]) for k in range(len(ctx.tops))
+        ]
+        grads: list[Tensor | None] = []
+        relu = saved[-1].relu
+        if relu is not None:
+            by_output = through_relu(by_output, relu, is_ours=False)
+        for k, top in reversed(list(enumerate(ctx.tops))):
+            by_bias = by_output.sum(1) if needs[2 * k + 1] else None
+            by_weight = saved[k].by_weight(by_output, top) if needs[2 * k] else None
+            grads = [by_weight, by_bias, *grads]
+            if k > 0 or needs_x:
+                relu = saved[k - 1].relu if k > 0 else None
+                by_output = saved[k].by_input(by_output, top, relu)
+        return None, by_output if needs_x else None, *grads
 
 
 class FakeQuantConv2d(torch.autograd.Function):
@@ -217,10 +287,7 @@ def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
     # A learned scale's gradient is made of the sums, and its codes' of theirs.
     has_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (centred, *codes))
     if stride is None and not has_gradient:
-        sums = product.product(centred, codes.weight.mT)
-        if kernels.take(sums, *codes):
-            return kernels.finish(sums, codes.bias, codes.scale)
-        return sums.add_(codes.bias.unsqueeze(1)).mul_(codes.scale.unsqueeze(1))
+        return _linear(centred, codes, has_relu=False)
     if stride is None:
         sums = product.affine(centred, codes.weight, codes.bias)
         scale = codes.scale.unsqueeze(1)
@@ -228,3 +295,12 @@ def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
         sums = layers.convolution(centred, codes.weight, codes.bias, stride)
         scale = codes.scale[:, None, :, None, None]
     return sums * scale if has_gradient else sums.mul_(scale)
+
+
+def _linear(centred: Tensor, codes: Codes, *, has_relu: bool) -> Tensor:
+    """The output [S, B, out] of a linear layer and perhaps a ReLU, without gradient."""
+    sums = product.product(centred, codes.weight.mT)
+    if kernels.take(sums, *codes):
+        return kernels.finish(sums, codes.bias, codes.scale, has_relu=has_relu)
+    sums.add_(codes.bias.unsqueeze(1)).mul_(codes.scale.unsqueeze(1))
+    return sums.relu_() if has_relu else sums

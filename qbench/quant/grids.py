@@ -15,6 +15,7 @@ class Grid(NamedTuple):
     centre: Tensor  # zero rounded
     top: int  # 2^bits - 1
     has_integer_zero: bool
+    is_compiled: bool = False  # made by compiled loops, which need not look at its tensors again
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

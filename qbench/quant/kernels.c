@@ -159,18 +159,23 @@ ENCODE(encode_uint8, uint8_t, 0.0f, top, YES)
 DECODE(decode_int16, int16_t)
 DECODE(decode_uint8, uint8_t)
 
-/* Gradients by inputs, in place, from those by their codes: none where one was clamped. */
-static inline void mask_run(float *grad, const int16_t *kept, int64_t n, const float *scale,
-                            int step, int16_t top) {
+/* Gradients by inputs, in place, from those by their codes: none where one was clamped. Where the
+   inputs are what a ReLU gave, `relu`, by what that got. */
+static inline void mask_run(float *grad, const int16_t *kept, const float *relu, int64_t n,
+                            const float *scale, int step, int16_t top) {
     for (int64_t i = 0; i < n; i++) {
         const float by_value = grad[i] * (1.0f / scale[i * step]);
-        grad[i] = kept[i] >= 0 && kept[i] <= top ? by_value : 0.0f;
+        const int is_off = relu && relu[i] <= 0.0f;
+        grad[i] = kept[i] >= 0 && kept[i] <= top && !is_off ? by_value : 0.0f;
     }
 }
 
-void mask(float *grad, const int16_t *kept, const float *scale, int64_t seeds, int64_t rows,
-          int64_t features, int64_t top) {
-    EACH_RUN(mask_run(grad + at, kept + at, run, scale + own, step, (int16_t)top));
+void mask(float *grad, const int16_t *kept, const float *relu, const float *scale, int64_t seeds,
+          int64_t rows, int64_t features, int64_t top) {
+    if (relu)
+        EACH_RUN(mask_run(grad + at, kept + at, relu + at, run, scale + own, step, (int16_t)top));
+    else
+        EACH_RUN(mask_run(grad + at, kept + at, 0, run, scale + own, step, (int16_t)top));
 }
 
 /* Integers in the order of the floats that they are the bits of. */
@@ -221,15 +226,26 @@ void observe(const float *x, int64_t seeds, int64_t rows, int64_t features, int6
     }
 }
 
-/* Outputs from sums of codes [seeds, rows, out], in place: the bias is added, and the unit
-   [seeds, out] multiplied. */
+/* Outputs from sums of codes [seeds, rows, out], in place: the bias is added, the unit
+   [seeds, out] multiplied, and perhaps a ReLU. */
+static inline void finish_row(float *sums, const float *bias_codes, const float *unit, int64_t out,
+                              int has_relu) {
+    for (int64_t o = 0; o < out; o++) {
+        const float value = (sums[o] + bias_codes[o]) * unit[o];
+        sums[o] = has_relu ? at_least(value, 0.0f) : value;
+    }
+}
+
 void finish(float *sums, const float *bias_codes, const float *unit, int64_t seeds, int64_t rows,
-            int64_t out) {
-    for (int64_t s = 0; s < seeds; s++)
-        for (int64_t r = s * rows; r < (s + 1) * rows; r++)
-            for (int64_t o = 0; o < out; o++)
-                sums[r * out + o] =
-                    (sums[r * out + o] + bias_codes[s * out + o]) * unit[s * out + o];
+            int64_t out, int64_t has_relu) {
+    for (int64_t r = 0; r < seeds * rows; r++) {
+        float *row = sums + r * out;
+        const int64_t own = r / rows * out;
+        if (has_relu)
+            finish_row(row, bias_codes + own, unit + own, out, 1);
+        else
+            finish_row(row, bias_codes + own, unit + own, out, 0);
+    }
 }
 
 /* Outputs [seeds, out] at one input per seed [seeds, size]: `QuantLayer._infer`. Sums of codes

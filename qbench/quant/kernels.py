@@ -40,9 +40,9 @@ SIGNATURES = {
     "encode_uint8": "ppppnnnfpp",
     "decode_int16": "pppnnnnp",
     "decode_uint8": "pppnnnnp",
-    "mask": "pppnnnn",
+    "mask": "ppppnnnn",
     "observe": "pnnnnfp",
-    "finish": "pppnnn",
+    "finish": "pppnnnn",
     "infer": "ppppnnnnfpppnpp",
 }
 """Function of `kernels.c` -> its arguments: addresses, whole numbers, floats."""
@@ -104,12 +104,20 @@ def _fingerprint() -> str:
 
 def take(*tensors: Tensor) -> bool:
     """Whether the loops take these: float32, dense, on a CPU, in one thread."""
-    return all(t.dtype is torch.float32 and _is_dense(t) for t in tensors) and _are_at_hand()
+    for t in tensors:  # A generator and `all` take half as long again, dozens of times an update.
+        if t.dtype is not torch.float32 or not _is_dense(t):
+            return False
+    return _are_at_hand()
 
 
-def take_inputs(x: Tensor, *of_grid: Tensor) -> bool:
-    """As `take`, for inputs of a layer and for what their grid is made of, [S, ...] each."""
-    return take(x) and _fits(x, of_grid[0]) and take(*of_grid)
+def take_inputs(x: Tensor, grid: Grid) -> bool:
+    """As `take`, for inputs of a layer and their grid, [S, ...] each."""
+    return take(x) and _fits(x, grid.zero) and (grid.is_compiled or take(*grid.tensors))
+
+
+def take_observed(x: Tensor, low_high: Tensor) -> bool:
+    """As `take`, for inputs of a layer and their ranges."""
+    return take(x, low_high) and _fits(x, low_high)
 
 
 def take_kept(kept: Tensor, *of_grid: Tensor) -> bool:
@@ -135,9 +143,10 @@ def _are_at_hand() -> bool:
 
 def _fits(x: Tensor, of_grid: Tensor) -> bool:
     """Whether inputs have the seeds of a grid, and its features if it has some."""
-    num_features = math.prod(of_grid.shape[2:])
+    num_seeds, _, *features = of_grid.shape
+    num_features = math.prod(features)
     has_features = num_features == 1 or x.shape[2:] == of_grid.shape[2:]
-    return len(x) == len(of_grid) and has_features and num_features <= MOST_FEATURES
+    return x.shape[0] == num_seeds and has_features and num_features <= MOST_FEATURES
 
 
 def _is_dense(t: Tensor) -> bool:
@@ -175,7 +184,7 @@ def encode_layer(
     The codes of biases on an affine grid are not rounded, and lack their last term.
     """
     new = torch.empty
-    shape = (len(weight), 1, *low_high.shape[2:])
+    shape = (bias.shape[0], 1, *low_high.shape[2:])
     scale, inverse, zero = new(shape), new(shape), new(shape)
     centre = new(shape) if settings.is_affine else zero
     num_seeds, out = size = bias.shape
@@ -186,7 +195,10 @@ def encode_layer(
         scale.data_ptr(), inverse.data_ptr(), zero.data_ptr(), centre.data_ptr(),
         *(t.data_ptr() for t in codes),
     )  # fmt: skip
-    return Grid(scale, inverse, zero, centre, settings.input_top, not settings.is_affine), codes
+    grid = Grid(
+        scale, inverse, zero, centre, settings.input_top, not settings.is_affine, is_compiled=True
+    )
+    return grid, codes
 
 
 def encode(x: Tensor, grid: Grid, kept: Tensor | None = None) -> Tensor:
@@ -209,27 +221,31 @@ def decode(kept: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:
     return values
 
 
-def mask(grad: Tensor, kept: Tensor, scale: Tensor, top: int) -> Tensor:
-    """The gradient by inputs, in place, from that by their codes: zero where one was clamped."""
-    pointers = grad.data_ptr(), kept.data_ptr(), scale.data_ptr()
+def mask(grad: Tensor, kept: Tensor, scale: Tensor, top: int, relu: Tensor | None = None) -> Tensor:
+    """The gradient by inputs, in place, from that by their codes: zero where one was clamped.
+
+    Of inputs that a ReLU gave, `relu`, it is that by what the ReLU got.
+    """
+    of_relu = None if relu is None else relu.data_ptr()
+    pointers = grad.data_ptr(), kept.data_ptr(), of_relu, scale.data_ptr()
     library().mask(*pointers, *_sizes(kept, scale), top)
     return grad
 
 
 def observe(x: Tensor, low_high: Tensor, *, is_average: bool, momentum: float) -> None:
     """Move ranges [S, 2, ...] by inputs [S, ...], as `QuantLayer._observe_plainly` does."""
-    num_seeds, num_features = len(x), low_high.numel() // (2 * len(x))
+    num_seeds = x.shape[0]
+    num_features = low_high.numel() // (2 * num_seeds)
     library().observe(
         x.data_ptr(), num_seeds, x.numel() // (num_seeds * num_features), num_features,
         is_average, momentum, low_high.data_ptr(),
     )  # fmt: skip
 
 
-def finish(sums: Tensor, bias_codes: Tensor, unit: Tensor) -> Tensor:
-    """(sums [S, B, out] + bias_codes [S, out]) unit [S, out], in place."""
-    num_seeds, num_rows, out = sums.shape
+def finish(sums: Tensor, bias_codes: Tensor, unit: Tensor, *, has_relu: bool) -> Tensor:
+    """(sums [S, B, out] + bias_codes [S, out]) unit [S, out], in place, and perhaps a ReLU."""
     pointers = sums.data_ptr(), bias_codes.data_ptr(), unit.data_ptr()
-    library().finish(*pointers, num_seeds, num_rows, out)
+    library().finish(*pointers, *sums.shape, has_relu)
     return sums
 
 
@@ -254,9 +270,9 @@ def _of_type(name: str, kept: Tensor) -> Any:
 
 def _sizes(x: Tensor, of_grid: Tensor) -> tuple[int, int, int]:
     """Seeds, rows and features."""
-    num_features = _num_features(of_grid)
-    return len(x), x.numel() // (len(x) * num_features), num_features
+    num_seeds, num_grids = of_grid.shape[0], of_grid.numel()
+    return num_seeds, x.numel() // num_grids, num_grids // num_seeds
 
 
 def _num_features(of_grid: Tensor) -> int:
-    return of_grid.numel() // len(of_grid)
+    return of_grid.numel() // of_grid.shape[0]

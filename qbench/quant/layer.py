@@ -2,8 +2,9 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,39 @@ class QuantLayer(layers.Seeded):
             return self._in_float(x)
         return self._learn(x) if is_learning else self._infer(x)
 
+    @property
+    def joins(self) -> bool:
+        return type(self) is QuantLayer and self.stride is None and self.is_quantizing
+
+    @classmethod
+    def in_a_row(
+        cls, row: Sequence[layers.Seeded], relus: Sequence[bool], x: Tensor
+    ) -> Tensor | None:
+        members = cast("Sequence[QuantLayer]", row)
+        is_training = members[0].training
+        if any(m.training != is_training for m in members):
+            return None
+        is_learning = is_training and torch.is_grad_enabled()
+        links = [
+            fake.Link(m._taken if is_learning else m._known, has_relu, m.saved)
+            for m, has_relu in zip(members, relus, strict=True)
+        ]
+        x = x.contiguous()
+        if is_learning or (x.requires_grad and torch.is_grad_enabled()):
+            return fake.linears(x, links, *layers.parameters_of(row))
+        return fake.infer(x, links)
+
+    def _taken(self, x: Tensor) -> tuple[grids.Grid, grids.Codes]:
+        """Grid and codes for inputs in training."""
+        if not self.is_frozen:
+            self._observe(x)
+        self._cached = self._encode()
+        return self._cached
+
+    def _known(self, _: Tensor) -> tuple[grids.Grid, grids.Codes]:
+        """Grid and codes for other inputs."""
+        return self.codes()
+
     def _learn(self, x: Tensor) -> Tensor:
         """The output in training, on codes that are made anew."""
         self._cached = grid, codes = self._encode()
@@ -174,7 +208,7 @@ class QuantLayer(layers.Seeded):
         """Move the range by one minibatch [S, B, ...]."""
         if self.spec.range == "unit":
             return
-        if self._has_compiled_range and kernels.take_inputs(x, self.input_range):
+        if self._has_compiled_range and kernels.take_observed(x, self.input_range):
             is_average = self.spec.range == "moving_average"
             kernels.observe(x, self.input_range, is_average=is_average, momentum=self.momentum)
         else:

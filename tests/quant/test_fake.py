@@ -67,7 +67,7 @@ def test_forward_is_the_product_of_the_decoded_tensors(name, per_feature):
     grid = grids.GRIDS[name](-torch.rand(shape) - 0.5, torch.rand(shape) + 0.5, bits=8)
     x, weight, bias = torch.randn(3, 6, 4), torch.randn(3, 5, 4), torch.randn(3, 5)
     codes = fake.encode_layer(weight, bias, grid, bits=8, per_channel=True, weight_range="max")
-    y = fake.FakeQuantLinear.apply(x, weight, bias, grid, codes)
+    y = fake.apply(x, weight, bias, grid, codes, None)
     x_hat = grids.decode(grids.encode(x, grid), grid)
     w_hat = codes.weight * codes.scale.unsqueeze(-1) / grid.scale
     expected = x_hat @ w_hat.transpose(1, 2) + bias.unsqueeze(1)
@@ -98,7 +98,7 @@ def test_gradients_are_straight_through(name, per_feature):
     )
     w_hat = straight_through(weight, codes.weight * codes.scale.unsqueeze(-1) / grid.scale)
     expected = x_hat @ w_hat.transpose(1, 2) + bias.unsqueeze(1)
-    actual = fake.FakeQuantLinear.apply(x, weight, bias, grid, codes)
+    actual = fake.apply(x, weight, bias, grid, codes, None)
     upstream = torch.randn_like(actual)
     pairs = zip(
         torch.autograd.grad(actual, (x, weight, bias), upstream),
