@@ -96,7 +96,7 @@ class PopulationModule(LightningModule):
         self.phases(before)
         count = min(self.loop.train_frequency, self.stops[-1] - before)
         ended = self.collector.collect(count)
-        self.episodes += self.snapshots.take(ended)
+        self.episodes.extend(self.snapshots.take(ended))  # `+=` is torch's slow __setattr__.
         now = self.collector.env_step
         if now < self.loop.learning_starts:
             return
@@ -123,7 +123,10 @@ class PopulationModule(LightningModule):
     def _accumulate(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
             known = self._sums.get(name)
-            self._sums[name] = value.clone() if known is None else known + value
+            if known is None:
+                self._sums[name] = value.clone()
+            else:
+                known.add_(value)
             self._counts[name] += 1
 
     def state(self) -> State:
