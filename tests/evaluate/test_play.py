@@ -1,9 +1,12 @@
 """Greedy episodes: held-out seeds, first episodes, the same ones for every agent."""
 
+import gc
 import sys
+import weakref
 
 import gymnasium
 import numpy as np
+import pytest
 
 from qbench import streams
 from qbench.evaluate import EVAL_ENV_SEED, greedy, play
@@ -66,6 +69,42 @@ def test_more_episodes_than_envs_at_once_are_played_in_waves(monkeypatch):
         0, 1, 0, 1, 2, 3, 2, 3, 4, 4,
     ]  # fmt: skip
     assert played.returns.tolist() == [[2.0] * 5] * 2
+
+
+class Knotted(Counter):
+    """Refers to itself, as a Box2D world does."""
+
+    made: list[weakref.ref["Knotted"]]
+
+    def __init__(self):
+        super().__init__()
+        self.myself = self
+        self.made.append(weakref.ref(self))
+
+
+def test_envs_in_reference_cycles_are_freed_and_nothing_else_is_looked_at():
+    Knotted.made = []
+    older = Knotted()
+    is_gone = weakref.ref(older)
+    gc.collect()
+    del older
+    policy = lambda obs: np.ones(obs.shape[:2], np.int64)  # noqa: E731
+    gc.disable()
+    try:
+        play(policy, Knotted, num_seeds=2, num_episodes=3)
+        assert [env() for env in Knotted.made[1:]] == [None] * 6
+        assert is_gone() is not None
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.enable()
+    gc.collect()
+    assert is_gone() is None
+
+
+def test_a_play_that_fails_leaves_the_collector_as_it_was():
+    with pytest.raises(ZeroDivisionError):
+        play(lambda obs: 1 / 0, Counter, num_seeds=1, num_episodes=1)
+    assert gc.get_freeze_count() == 0
 
 
 def test_returns_are_those_of_one_env_played_alone():
