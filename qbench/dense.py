@@ -22,8 +22,8 @@ def place_gradient(weight: Tensor, place: Tensor | None) -> None:
     vars(weight)[PLACE] = place
 
 
-def wanted_place(weight: Tensor) -> Tensor | None:
-    """Where the gradient that is made now is wanted, by `place_gradient`."""
+def take_place(weight: Tensor) -> Tensor | None:
+    """Where `place_gradient` wants the gradient that is made now; to be asked once."""
     place: Tensor | None = vars(weight).pop(PLACE, None)
     return place
 
@@ -60,10 +60,9 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # `once_differentiable` would not see all that ask for it.
-            raise RuntimeError("qbench.dense has first derivatives alone, without create_graph.")
-        num_layers = len(ctx.relus)
-        weights, values = ctx.saved_tensors[:num_layers], ctx.saved_tensors[num_layers:]
+        refuse_second_derivatives()
+        num_layers, tensors = len(ctx.relus), ctx.saved_tensors
+        weights, values = tensors[:num_layers], tensors[num_layers:]
         _, needs_x, *needs = ctx.needs_input_grad
         grads: list[Tensor | None] = []
         for k in reversed(range(num_layers)):
@@ -77,6 +76,16 @@ class _Dense(torch.autograd.Function):
         return None, by_output.transpose(1, 2) if needs_x else None, *grads
 
 
+def refuse_second_derivatives() -> None:
+    """To be called in a backward; `once_differentiable` would not see all that ask for them.
+
+    Raises:
+        RuntimeError: it is to be differentiated.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError("Layers in a row have first derivatives alone, without create_graph.")
+
+
 def through_relu(by_output: Tensor, output: Tensor, *, is_ours: bool) -> Tensor:
     """The gradient by a ReLU's input; it overwrites one that nobody else sees."""
     if is_ours:
@@ -86,4 +95,4 @@ def through_relu(by_output: Tensor, output: Tensor, *, is_ours: bool) -> Tensor:
 
 def _by_weight(by_output: Tensor, value: Tensor, weight: Tensor) -> Tensor:
     """The gradient by `weight`, where `place_gradient` wants it."""
-    return torch.bmm(by_output, value.transpose(1, 2), out=wanted_place(weight))
+    return torch.bmm(by_output, value.transpose(1, 2), out=take_place(weight))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qbench import product, windows
+from qbench import product
+from qbench.convolution import convolution
 from qbench.dense import dense
 
 
@@ -52,7 +53,7 @@ class Seeded(nn.Module):
 
     @classmethod
     def in_a_row(cls, row: Sequence["Seeded"], relus: Sequence[bool], x: Tensor) -> Tensor | None:
-        """Layers of this type one after the other, as one node of autograd's graph.
+        """Layers of this type one after the other; with gradients as one node of the graph.
 
         Args:
             row: two or more that join.
@@ -138,62 +139,13 @@ class Conv2d(Seeded):
         return nn.Conv2d(in_channels, out_channels, tuple(kernel), self.stride)  # type: ignore[arg-type]
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, int]) -> Tensor:
-    """Images `x` [S, B, in, H, W] by `weight` [S, out, in, kh, kw] -> [S, B, out, H', W']."""
-    if x.is_cuda:
-        return windows.convolution(x, weight, bias, stride)
-    # A loop over the seeds: one grouped convolution was slower on a CPU.
-    rows = zip(in_fastest_order(x), weight, bias, strict=True)
-    return joined([F.conv2d(*row, stride=stride) for row in rows])
-
-
-def convolution_gradients(
-    by_output: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: tuple[int, int],
-    *,
-    needs_x: bool,
-    needs_weight: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `convolution` by `x` and by `weight`, from that by its output."""
-    if x.is_cuda:
-        return windows.gradients(
-            by_output, x, weight, stride, needs_x=needs_x, needs_weight=needs_weight
-        )
-    pairs = [
-        torch.ops.aten.convolution_backward(
-            *members, None, stride, [0, 0], [1, 1], False, [0, 0], 1, [needs_x, needs_weight, False]
-        )
-        for members in zip(by_output, x, weight, strict=True)
-    ]
-    by_x = joined([pair[0] for pair in pairs]) if needs_x else None
-    return by_x, joined([pair[1] for pair in pairs]) if needs_weight else None
-
-
-def in_fastest_order(x: Tensor) -> Tensor:
-    """Images [S, B, in, H, W] in the order in memory that makes a convolution's update fastest.
-
-    On a CPU that of a network's first layer is channels last, which its outputs and all that
-    follows then are as well: the gradient of its weights takes a third of the time.
-    """
-    if x.is_cuda or x.requires_grad or x.shape[2] >= 16 or not torch.is_grad_enabled():
-        return x
-    images = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    return images.unflatten(0, x.shape[:2])
-
-
-def joined(members: Sequence[Tensor]) -> Tensor:
-    """The outputs of all seeds as one tensor; that of a single one is not copied."""
-    return torch.stack(list(members)) if len(members) > 1 else members[0].unsqueeze(0)
-
-
 class Sequential(nn.Sequential):
     """As `nn.Sequential`, to the same bits, with less to do.
 
-    Linear layers of a kind and ReLUs in a row are one node of autograd's graph. Other ReLUs
-    overwrite what the layer before them gave, which nobody else sees; but for views, which autograd
-    would copy. Modules with hooks of their own are called. Second derivatives: `qbench.dense`.
+    Linear layers of one type and ReLUs in a row are one node of autograd's graph, without second
+    derivatives, where the layers can join. Other ReLUs overwrite what the layer before them gave,
+    which nobody else sees; but for views, which autograd would copy. Modules with hooks of their
+    own are called.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -203,7 +155,6 @@ class Sequential(nn.Sequential):
         while at < len(modules):
             module, size = modules[at], 1
             row, relus = _row(modules, at) if _is_plain(x) else ([], [])
-            # It is looked for anew in every forward: layers are swapped and hooked into.
             y = type(row[0]).in_a_row(row, relus, x) if len(row) > 1 else None
             if y is not None:
                 x, size = y, len(row) + sum(relus)
@@ -246,7 +197,10 @@ def _is_ours_to_overwrite(x: Tensor) -> bool:
 
 
 def _row(modules: Sequence[nn.Module], start: int) -> tuple[list[Seeded], list[bool]]:
-    """Layers of one type that join from `start` on, and whether a ReLU follows each."""
+    """Layers of one type that join from `start` on, and whether a ReLU follows each.
+
+    They are looked for anew in every forward: layers are swapped and hooked into.
+    """
     row: list[Seeded] = []
     relus: list[bool] = []
     at = start

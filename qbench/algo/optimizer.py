@@ -84,7 +84,7 @@ class PopulationAdam:
             self.grad.mul_((most / (norm + 1e-6)).clamp_(max=1.0).unsqueeze(1))
 
     def _differentiate(self, loss: Tensor) -> None:
-        """Gradients of `loss` [S] into `grad`; `qbench.dense` writes large ones there itself."""
+        """Gradients of `loss` [S] into `grad`; linear layers write large ones there themselves."""
         for parameter, place in self._large:
             place_gradient(parameter, place)
         # A learned scale has no part in the loss before its layer quantizes: its gradient is 0.

@@ -80,7 +80,8 @@ def _collected() -> Iterator[None]:
     """Free the reference cycles that are made inside, and look at no other objects.
 
     Box2D worlds live in such cycles and hide megabytes from the collector's thresholds. To look at
-    all objects takes a tenth of a second where torch is loaded, which is longer than to play.
+    all objects takes a tenth of a second where torch is loaded, often longer than to play. The
+    collector does so itself at most once afterwards; a freeze of somebody else's ends here.
     """
     gc.freeze()
     try:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from qbench import layers
+from qbench import convolution, layers
 from qbench.quant import ranges
 from qbench.quant.convert import box_of
 from qbench.quant.integer import (
@@ -107,7 +107,7 @@ class DynamicSeeded(layers.Seeded):
         x = x if self._top is None else _rounded(x, self._top)
         if self.stride is None:
             return layers.affine(x, weight, self.bias)
-        return layers.convolution(x, weight, self.bias, self.stride)
+        return convolution.convolution(x, weight, self.bias, self.stride)
 
     @torch.no_grad()
     def _codes(self) -> tuple[Tensor, Tensor]:

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from qbench import layers, product
-from qbench.dense import through_relu, wanted_place
+from qbench import convolution, product
+from qbench.dense import refuse_second_derivatives, take_place, through_relu
 from qbench.quant import kernels, ranges
 from qbench.quant.grids import Codes, Grid, encode, position
 
@@ -81,9 +80,9 @@ def bias_floor(bias: Tensor, per_channel: bool) -> Tensor:
 
 
 class Link(NamedTuple):
-    """A linear layer among several in a row."""
+    """A linear layer of a row."""
 
-    encode: Callable[[Tensor], tuple[Grid, Codes]]  # at inputs [S, B, in] that it may learn from
+    codes_at: Callable[[Tensor], tuple[Grid, Codes]]  # inputs [S, B, in], which it may learn from
     has_relu: bool  # behind it
     saved: str  # as of `apply`
 
@@ -128,7 +127,7 @@ def linears(x: Tensor, links: Sequence[Link], *parameters: Tensor) -> Tensor:
 def infer(x: Tensor, links: Sequence[Link]) -> Tensor:
     """As `linears`, without gradients."""
     for link in links:
-        grid, codes = link.encode(x)
+        grid, codes = link.codes_at(x)
         x = _linear(centred_codes(x, grid), codes, has_relu=link.has_relu)
     return x
 
@@ -201,7 +200,7 @@ class _Saved(NamedTuple):
     def by_weight(self, by_output: Tensor, top: int) -> Tensor:
         """The gradient by the weight, where `place_gradient` wants it."""
         values = _values(self.kept, self.grid_scale, self.zero, top)
-        return product.product(by_output.mT, values, out=wanted_place(self.parameter))
+        return product.product(by_output.mT, values, out=take_place(self.parameter))
 
 
 class FakeQuantLinears(torch.autograd.Function):
@@ -216,7 +215,7 @@ class FakeQuantLinears(torch.autograd.Function):
         saved: list[Tensor | None] = []
         ctx.tops = []
         for k, link in enumerate(links):
-            grid, codes = link.encode(x)
+            grid, codes = link.codes_at(x)
             centred, kept = _centred(x, grid, link.saved, k > 0 or ctx.needs_input_grad[1])
             x = _linear(centred, codes, has_relu=link.has_relu)
             relu = x if link.has_relu else None
@@ -227,13 +226,11 @@ class FakeQuantLinears(torch.autograd.Function):
         return x
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
         _, needs_x, *needs = ctx.needs_input_grad
-        size = len(_Saved._fields)
-        saved = [
-            _Saved(*ctx.saved_tensors[k * size : (k + 1) * size]) for k in range(len(ctx.tops))
-        ]
+        tensors, size = ctx.saved_tensors, len(_Saved._fields)
+        saved = [_Saved(*tensors[at : at + size]) for at in range(0, len(tensors), size)]
         grads: list[Tensor | None] = []
         relu = saved[-1].relu
         if relu is not None:
@@ -273,7 +270,7 @@ class FakeQuantConv2d(torch.autograd.Function):
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         values = _values(kept, grid_scale, zero, ctx.top)
         weight = codes * scale[..., None, None, None]
-        grad_x, grad_weight = layers.convolution_gradients(
+        grad_x, grad_weight = convolution.gradients(
             grad, values, weight, ctx.stride, needs_x=needs_x, needs_weight=needs_weight
         )
         grad_bias = grad.sum((1, 3, 4)) if needs_weight else None
@@ -292,7 +289,7 @@ def accumulate(centred: Tensor, codes: Codes, stride: Stride = None) -> Tensor:
         sums = product.affine(centred, codes.weight, codes.bias)
         scale = codes.scale.unsqueeze(1)
     else:
-        sums = layers.convolution(centred, codes.weight, codes.bias, stride)
+        sums = convolution.convolution(centred, codes.weight, codes.bias, stride)
         scale = codes.scale[:, None, :, None, None]
     return sums * scale if has_gradient else sums.mul_(scale)
 

@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from qbench import layers
+from qbench import convolution, layers
 from qbench.quant import fake, grids, kernels, ranges
 
 MOMENTUM = 0.01  # weight of the newest minibatch, torch.ao's MovingAverageMinMaxObserver
@@ -92,7 +92,7 @@ class QuantLayer(layers.Seeded):
         is_learning = self.training and torch.is_grad_enabled()
         if self.is_quantizing:
             # Compiled loops take dense rows, which those of the replay are not.
-            x = x.contiguous() if self.stride is None else layers.in_fastest_order(x)
+            x = x.contiguous() if self.stride is None else convolution.in_fastest_order(x)
         if is_learning and not self.is_frozen:
             self._observe(x.detach())
         if not self.is_quantizing:
@@ -113,7 +113,9 @@ class QuantLayer(layers.Seeded):
             return None
         is_learning = is_training and torch.is_grad_enabled()
         links = [
-            fake.Link(m._taken if is_learning else m._known, has_relu, m.saved)
+            fake.Link(
+                m._codes_in_training if is_learning else m._codes_as_they_stand, has_relu, m.saved
+            )
             for m, has_relu in zip(members, relus, strict=True)
         ]
         x = x.contiguous()
@@ -121,15 +123,15 @@ class QuantLayer(layers.Seeded):
             return fake.linears(x, links, *layers.parameters_of(row))
         return fake.infer(x, links)
 
-    def _taken(self, x: Tensor) -> tuple[grids.Grid, grids.Codes]:
-        """Grid and codes for inputs in training."""
+    def _codes_in_training(self, x: Tensor) -> tuple[grids.Grid, grids.Codes]:
+        """What a forward of `x` learns on; its range moves first."""
         if not self.is_frozen:
             self._observe(x)
         self._cached = self._encode()
         return self._cached
 
-    def _known(self, _: Tensor) -> tuple[grids.Grid, grids.Codes]:
-        """Grid and codes for other inputs."""
+    def _codes_as_they_stand(self, _: Tensor) -> tuple[grids.Grid, grids.Codes]:
+        """What any other forward takes."""
         return self.codes()
 
     def _learn(self, x: Tensor) -> Tensor:
@@ -147,7 +149,7 @@ class QuantLayer(layers.Seeded):
     def _in_float(self, x: Tensor) -> Tensor:
         if self.stride is None:
             return layers.affine(x, self.weight, self.bias)
-        return layers.convolution(x, self.weight, self.bias, self.stride)
+        return convolution.convolution(x, self.weight, self.bias, self.stride)
 
     def codes(self) -> tuple[grids.Grid, grids.Codes]:
         """The input's grid and the layer's integers as they stand."""

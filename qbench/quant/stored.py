@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from qbench import layers
+from qbench import convolution, layers
 from qbench.quant import fake, grids
 from qbench.quant.layer import QuantLayer
 
@@ -84,7 +84,7 @@ class StoredLayer(nn.Module):
         weight = self.weight.to(torch.float32).mul_(scale)
         if self.stride is None:
             return layers.affine(x, weight, self.bias)
-        return layers.convolution(x, weight, self.bias, self.stride)
+        return convolution.convolution(x, weight, self.bias, self.stride)
 
 
 class StoredQuantLayer(nn.Module):

@@ -144,7 +144,7 @@ class PopulationModule(LightningModule):
         """Go on from there, with the chunks that are left."""
         device = self.learner.alive.device
         self.episodes = [Episode(*episode) for episode in state["episodes"]]
-        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self._sums = {name: total.to(device, copy=True) for name, total in state["sums"].items()}
         self._counts = Counter(state["counts"])
         self.snapshots.load_state(state["snapshots"])
         self.train_s, self.owes_evaluation = state["train_s"], state["owes_evaluation"]

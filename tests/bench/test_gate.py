@@ -84,6 +84,13 @@ def test_another_processor_than_the_baselines_is_refused(tmp_path, monkeypatch, 
     assert "make bench-baseline" in capsys.readouterr().err
 
 
+def test_a_processor_is_told_apart_by_its_cache(tmp_path, monkeypatch):
+    cpu = tmp_path / "cpuinfo"
+    cpu.write_text("model name : x\ncache size\t: 20 KB\n\ncache size\t: 10 KB\n")
+    monkeypatch.setattr(gate.product, "CPU_INFO", cpu)
+    assert "cache 10 KB, cache 20 KB" in gate.processor()
+
+
 def test_a_baseline_keeps_the_least_slices_and_the_entries_of_others(tmp_path, monkeypatch):
     monkeypatch.setattr(gate, "BASELINE", tmp_path / "baseline.json")
     monkeypatch.setattr(gate, "processor", lambda: "this")
