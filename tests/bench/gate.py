@@ -5,7 +5,7 @@ core; the ratio of their least slices is compared. What slows the machine slows 
 of a few milliseconds finds a quiet moment where a second does not. Where a process's memory
 happens to lie moves a ratio by several percent too, for as long as the process lives: so what is
 over the tolerance is measured again in a new process, some seconds later and up to five times, and
-the least slices of all of them count. A spell of noise passes, a slower program does not.
+the median of their ratios counts. It was within 5 % of itself beside two trainings on two cores.
 
 Ratios are those of one kind of processor and its cache, of the library that multiplies on it
 (`qbench.product`), and of compiled loops (`qbench.quant.kernels`) or none: baseline.json has an
@@ -15,6 +15,7 @@ entry for each.
 import argparse
 import functools
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -43,22 +44,6 @@ PAUSE_S = 20.0
 REMEDY = "where it is meant to be slower, make bench-baseline renews the baseline"
 
 
-class Slices(NamedTuple):
-    """The least CPU seconds per call, of the work and of its reference."""
-
-    work_s: float
-    reference_s: float
-
-    @property
-    def ratio(self) -> float:
-        """What is compared."""
-        return self.work_s / self.reference_s
-
-    def joined(self, other: "Slices") -> "Slices":
-        """The least of both."""
-        return Slices(*map(min, self, other))
-
-
 class Verdict(NamedTuple):
     """A benchmark against its baseline; None: it has none."""
 
@@ -82,14 +67,15 @@ class Verdict(NamedTuple):
         )
 
 
-def measure(work: Work, beside: Work, rounds: int = ROUNDS) -> Slices:
-    """The least of `rounds` interleaved slices of each."""
+def measure(work: Work, beside: Work, rounds: int = ROUNDS) -> float:
+    """The ratio of the least of `rounds` interleaved slices of each."""
     counts = [_count(each) for each in (work, beside)]
     taken = [
         [cpu.seconds_of(each, count) for each, count in zip((work, beside), counts, strict=True)]
         for _ in range(rounds)
     ]
-    return Slices(*map(min, zip(*taken, strict=True)))
+    work_s, beside_s = map(min, zip(*taken, strict=True))
+    return work_s / beside_s
 
 
 def _count(work: Work) -> int:
@@ -98,13 +84,8 @@ def _count(work: Work) -> int:
     return max(1, round(SLICE_S / min(cpu.seconds_of(work, 1) for _ in range(3))))
 
 
-Pass = Callable[[list[str]], Mapping[str, Slices]]
-"""Measures benchmarks by their names, in a process of its own."""
-
-
-def joined(measured: Mapping[str, Slices], again: Mapping[str, Slices]) -> dict[str, Slices]:
-    """The least of both, of every name in `measured`."""
-    return {name: its.joined(again.get(name, its)) for name, its in measured.items()}
+Pass = Callable[[list[str]], Mapping[str, float]]
+"""Measures the ratios of benchmarks by their names, in a process of its own."""
 
 
 def judge(
@@ -118,10 +99,10 @@ def judge(
         baseline: name -> ratio.
         tolerance: share by which a ratio may exceed it.
     """
-    slices = dict(run_pass(names))
+    ratios = {name: [ratio] for name, ratio in run_pass(names).items()}
 
     def verdict(name: str) -> Verdict:
-        return Verdict(name, slices[name].ratio, baseline.get(name))
+        return Verdict(name, statistics.median(ratios[name]), baseline.get(name))
 
     for _ in range(PASSES - 1):
         suspects = [
@@ -129,15 +110,16 @@ def judge(
         ]
         if suspects:
             time.sleep(PAUSE_S)
-            slices = joined(slices, run_pass(suspects))
+            for name, ratio in run_pass(suspects).items():
+                ratios[name].append(ratio)
     return [verdict(name) for name in names]
 
 
-def measure_all(names: list[str], planted: float) -> dict[str, Slices]:
+def measure_all(names: list[str], planted: float) -> dict[str, float]:
     """Benchmarks, each built anew, slowed down by the share `planted`."""
     references = {kind: make() for kind, make in reference.WORK.items()}
 
-    def measured(benchmark: Benchmark) -> Slices:
+    def measured(benchmark: Benchmark) -> float:
         work = benchmark.make()
         return measure(
             cpu.slowed(work, planted) if planted else work, references[benchmark.reference]
@@ -146,7 +128,7 @@ def measure_all(names: list[str], planted: float) -> dict[str, Slices]:
     return {name: measured(BENCHMARKS[name]) for name in names}
 
 
-def in_a_process(names: list[str], planted: float = 0.0) -> dict[str, Slices]:
+def in_a_process(names: list[str], planted: float = 0.0) -> dict[str, float]:
     """What `measure_all` measures in a new process."""
     command = [sys.executable, "-m", "tests.bench.gate", "--plant", str(planted), "--measure"]
     done = subprocess.run(
@@ -156,7 +138,8 @@ def in_a_process(names: list[str], planted: float = 0.0) -> dict[str, Slices]:
         check=True,
         env=cpu.job_environment(),
     )
-    return {name: Slices(*pair) for name, pair in json.loads(done.stdout.splitlines()[-1]).items()}
+    ratios: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return ratios
 
 
 def processor() -> str:
@@ -177,12 +160,12 @@ def processor() -> str:
 
 
 def write_baseline(names: list[str], run_pass: Pass) -> None:
-    """Ratios over all passes, into the entry of this processor."""
-    slices = dict(run_pass(names))
+    """Medians over all passes, into the entry of this processor."""
+    passes = [run_pass(names)]
     for _ in range(PASSES - 1):
         time.sleep(PAUSE_S)
-        slices = joined(slices, run_pass(names))
-    ratios = {name: round(its.ratio, 4) for name, its in slices.items()}
+        passes.append(run_pass(names))
+    ratios = {name: round(statistics.median(each[name] for each in passes), 4) for name in names}
     entries = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     entries[processor()] = entries.get(processor(), {}) | ratios
     BASELINE.write_text(json.dumps(entries, indent=1) + "\n")
@@ -215,7 +198,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="benchmarks whose name has this text")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="default %(default)s")
     parser.add_argument("--plant", type=float, default=0.0, help="slow all down by this share")
-    parser.add_argument("--measure", nargs="+", metavar="NAME", help="print slices as JSON only")
+    parser.add_argument("--measure", nargs="+", metavar="NAME", help="print ratios as JSON only")
     args = parser.parse_args()
     if args.measure:
         cpu.pin()
