@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from qbench.train import process
-from qbench.train.job import THREAD_VARIABLES
+from qbench.train.job import thread_variables
 
-ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
+ONE_THREAD = thread_variables(1)
 """The environment of a process whose BLAS has one thread, as every job's has.
 
 NumPy's starts one per core, and on one core they spin against each other.

@@ -19,7 +19,8 @@ def train_cell(cfg, run_dir, axes, base_dir, stop):
     started = time.monotonic()
     with open("started.txt", "a") as file:
         file.write(f"{run_dir.name}\\n")
-    print("threads", os.environ["OMP_NUM_THREADS"], "torch", "torch" in sys.modules)
+    threads = [os.environ[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS")]
+    print("threads", *threads, "torch", "torch" in sys.modules)
     records.append_records(run_dir, [{"kind": "train", "seed": 0, "env_step": 1, "wall_s": 0.0}])
     match cfg.total_env_steps:
         case 2001: raise ValueError("the weights are\\nnot finite")

@@ -56,7 +56,7 @@ def test_help_and_config_are_shown_without_importing_anything_heavy(workplace, a
 def test_a_single_run_ends_with_its_own_table(qbench_main, capfd):
     assert qbench_main(*TINY) == 0
     out = capfd.readouterr().out
-    assert "threads 1" in out  # The job writes to this terminal.
+    assert "threads 1 1 1" in out  # The job writes to this terminal.
     assert out.splitlines()[-1] == "table of 1"
     assert the_config().total_env_steps == DONE
 

@@ -41,7 +41,7 @@ def wait_for(path: Path):
 def test_a_finished_job_is_done_with_its_own_threads_and_without_torch_before(prepared):
     cell = prepared(DONE, "trainer.num_threads=3")
     assert run(cell) == process.Outcome("done")
-    assert "threads 3 torch False" in (cell.run_dir / "log.txt").read_text()
+    assert "threads 3 3 1 torch False" in (cell.run_dir / "log.txt").read_text()
     assert records.read_summary(cell.run_dir)["network"] == "mlp"
 
 
