@@ -15,7 +15,7 @@ from qbench import records
 from qbench.report import stats
 from qbench.report.folders import Cell
 from qbench.report.measures import deployed_bytes
-from qbench.report.rows import MIN_UNPAIRED_SEEDS
+from qbench.report.rows import MIN_SEEDS
 from qbench.report.stats import FloatArray, Interval
 
 FLOAT, QAT = "none", "paper8"
@@ -180,7 +180,7 @@ def final_returns(found: dict[str, Arm], ceiling: float | None) -> Contrast:
     return _contrast(*(means(found[quant].cell) for quant in (FLOAT, QAT)))
 
 
-def is_more(contrast: Contrast, fewest: int = MIN_UNPAIRED_SEEDS) -> str:
+def is_more(contrast: Contrast, fewest: int = MIN_SEEDS) -> str:
     """Whether QAT's number is above float's: `yes`, `no, below`, or `not shown`.
 
     A bootstrap over fewer than `fewest` seeds in either arm shows nothing.
@@ -198,7 +198,7 @@ def is_alike(contrast: Contrast, tolerance: float = stats.TOLERANCE) -> str:
     Two one-sided tests: the whole interval must lie within the margin. An interval that merely
     holds 0 shows no equality.
     """
-    if contrast.interval is None or contrast.fewest < MIN_UNPAIRED_SEEDS:
+    if contrast.interval is None or contrast.fewest < MIN_SEEDS:
         return "not shown"
     margin = tolerance * abs(float(stats.iqm(contrast.float_values)))
     low, high = contrast.interval

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from qbench.report import folders, measures, rows, stats
 from qbench.report.folders import Cell
-from qbench.report.rows import COVERAGE, FEW_SEEDS, MIN_UNPAIRED_SEEDS, Row, spelled
+from qbench.report.rows import COVERAGE, FEW_SEEDS, MIN_SEEDS, Row, spelled
 from qbench.report.stats import Interval
 
 MIN_WIDTH = 120
@@ -130,7 +130,7 @@ def _notes(made: Sequence[Row], axes: Sequence[str], tolerance: float) -> Iterat
         yield (
             "Minus none: over the same seeds in pairs for post-training schemes, else between two"
             f" samples. No loss: the lower end is above -{100 * tolerance:.3g} % of |none's IQM|;"
-            f" ?: not shown, as always between samples of fewer than {MIN_UNPAIRED_SEEDS} seeds."
+            f" ?: not shown, as always with fewer than {MIN_SEEDS} seeds."
         )
     if any(not row.is_reference and not row.comparison for row in measured):
         yield "A lone ?: there is no finished `none` cell of the same settings to compare with."

@@ -271,7 +271,7 @@ def _check_network(cfg: DictConfig) -> None:
         if not _are_counts(sizes):
             raise ConfigError(
                 f"network.{key}={_spelled(sizes)} will not do: it must be a list of"
-                " whole numbers of at least 1, such as [128,128]."
+                " one or more whole numbers of at least 1, such as [128,128]."
             )
     convolutions = {key: len(found[key]) for key in lists[1:] if key in found}
     if len(set(convolutions.values())) > 1:

@@ -70,9 +70,10 @@ def test_a_row_holds_every_number_of_its_cell(tmp_path: Path) -> None:
 def test_post_training_is_compared_in_pairs_and_trained_quantization_is_not(
     tmp_path: Path,
 ) -> None:
-    write_cell(tmp_path, "none", FLOAT_RETURNS)
-    write_cell(tmp_path, "ptq8", [x - 16 for x in FLOAT_RETURNS])
-    write_cell(tmp_path, "qat8", [x - 16 for x in FLOAT_RETURNS])
+    returns = [*FLOAT_RETURNS, 490.0]
+    write_cell(tmp_path, "none", returns)
+    write_cell(tmp_path, "ptq8", [x - 16 for x in returns])
+    write_cell(tmp_path, "qat8", [x - 16 for x in returns])
     cells = load_cells([tmp_path])
     none, ptq, qat = (compare(cell, cells) for cell in cells)
     assert none is None
@@ -87,18 +88,19 @@ def test_post_training_is_compared_in_pairs_and_trained_quantization_is_not(
 
 
 def test_pairs_are_the_seeds_that_both_cells_have(tmp_path: Path) -> None:
-    write_cell(tmp_path, "none", [*FLOAT_RETURNS, -999])
-    write_cell(tmp_path, "ptq4", [x - 100 for x in FLOAT_RETURNS], bits=4)
+    write_cell(tmp_path, "none", [*FLOAT_RETURNS, 490.0, -999])
+    write_cell(tmp_path, "ptq4", [x - 100 for x in [*FLOAT_RETURNS, 490.0]], bits=4)
     cells = load_cells([tmp_path])
     found = compare(cells[1], cells)
     assert found is not None
     assert (found.difference, found.interval, found.verdict) == (-100, (-100, -100), "loss")
 
 
+@pytest.mark.parametrize("quant", ["qat8", "ptq8"])
 @pytest.mark.parametrize(("num_seeds", "verdict"), [(4, "?"), (5, "no loss")])
-def test_two_small_samples_show_nothing(tmp_path: Path, num_seeds: int, verdict: str) -> None:
+def test_few_seeds_show_nothing(tmp_path: Path, quant: str, num_seeds: int, verdict: str) -> None:
     write_cell(tmp_path, "none", [500.0] * num_seeds)
-    write_cell(tmp_path, "qat8", [500.0] * num_seeds)
+    write_cell(tmp_path, quant, [500.0] * num_seeds)
     cells = load_cells([tmp_path])
     found = compare(cells[1], cells)
     assert found is not None
@@ -113,8 +115,9 @@ def test_a_post_training_row_has_no_memory_of_a_training(tmp_path: Path) -> None
 
 
 def test_identical_cells_differ_by_exactly_zero(tmp_path: Path) -> None:
-    write_cell(tmp_path, "none", [1 / 3, 2 / 7, 0.1])
-    write_cell(tmp_path, "ptq8", [1 / 3, 2 / 7, 0.1])
+    returns = [1 / 3, 2 / 7, 0.1, 0.7, 1 / 9]
+    write_cell(tmp_path, "none", returns)
+    write_cell(tmp_path, "ptq8", returns)
     cells = load_cells([tmp_path])
     found = compare(cells[1], cells)
     assert found is not None
@@ -129,8 +132,8 @@ def test_one_seed_has_no_interval_and_shows_nothing(tmp_path: Path) -> None:
 
 
 def test_a_single_run_is_compared_with_the_none_cell_beside_it(tmp_path: Path) -> None:
-    write_cell(tmp_path, "none", FLOAT_RETURNS)
-    ptq = write_cell(tmp_path, "ptq8", FLOAT_RETURNS)
+    write_cell(tmp_path, "none", [*FLOAT_RETURNS, 490.0])
+    ptq = write_cell(tmp_path, "ptq8", [*FLOAT_RETURNS, 490.0])
     assert "0.000 [0.000, 0.000] no loss" in printed([ptq])
 
 
