@@ -98,6 +98,13 @@ class Linear(Seeded):
         return dense(x, parameters_of(row), relus)
 
 
+def apply(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, int] | None) -> Tensor:
+    """A layer's output; a stride makes it a convolution."""
+    if stride is None:
+        return affine(x, weight, bias)
+    return convolution(x, weight, bias, stride)
+
+
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Rows of `x` [S, B, in] by `weight` [S, out, in] and `bias` [S, out] -> [S, B, out]."""
     if weight.shape[1] == 1:

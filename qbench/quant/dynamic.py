@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from qbench import convolution, layers
+from qbench import layers
 from qbench.quant import ranges
 from qbench.quant.convert import box_of
 from qbench.quant.integer import (
@@ -105,9 +105,7 @@ class DynamicSeeded(layers.Seeded):
         codes, scale = self._codes()
         weight = codes * scale.view(*scale.shape, *[1] * (codes.ndim - 2))
         x = x if self._top is None else _rounded(x, self._top)
-        if self.stride is None:
-            return layers.affine(x, weight, self.bias)
-        return convolution.convolution(x, weight, self.bias, self.stride)
+        return layers.apply(x, weight, self.bias, self.stride)
 
     @torch.no_grad()
     def _codes(self) -> tuple[Tensor, Tensor]:

@@ -190,7 +190,7 @@ class _Saved(NamedTuple):
     grid_scale: Tensor
     zero: Tensor
     relu: Tensor | None  # what the ReLU behind it gave
-    parameter: Tensor
+    parameter: Tensor  # the weight itself, whose gradient may have a place
 
     def by_input(self, by_output: Tensor, top: int, relu: Tensor | None) -> Tensor:
         """The gradient by the input, or by what came into the ReLU that gave it."""

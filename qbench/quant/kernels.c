@@ -172,10 +172,8 @@ static inline void mask_run(float *grad, const int16_t *kept, const float *relu,
 
 void mask(float *grad, const int16_t *kept, const float *relu, const float *scale, int64_t seeds,
           int64_t rows, int64_t features, int64_t top) {
-    if (relu)
-        EACH_RUN(mask_run(grad + at, kept + at, relu + at, run, scale + own, step, (int16_t)top));
-    else
-        EACH_RUN(mask_run(grad + at, kept + at, 0, run, scale + own, step, (int16_t)top));
+    EACH_RUN(mask_run(grad + at, kept + at, relu ? relu + at : 0, run, scale + own, step,
+                      (int16_t)top));
 }
 
 /* Integers in the order of the floats that they are the bits of. */
@@ -228,24 +226,15 @@ void observe(const float *x, int64_t seeds, int64_t rows, int64_t features, int6
 
 /* Outputs from sums of codes [seeds, rows, out], in place: the bias is added, the unit
    [seeds, out] multiplied, and perhaps a ReLU. */
-static inline void finish_row(float *sums, const float *bias_codes, const float *unit, int64_t out,
-                              int has_relu) {
-    for (int64_t o = 0; o < out; o++) {
-        const float value = (sums[o] + bias_codes[o]) * unit[o];
-        sums[o] = has_relu ? at_least(value, 0.0f) : value;
-    }
-}
-
 void finish(float *sums, const float *bias_codes, const float *unit, int64_t seeds, int64_t rows,
             int64_t out, int64_t has_relu) {
-    for (int64_t r = 0; r < seeds * rows; r++) {
-        float *row = sums + r * out;
-        const int64_t own = r / rows * out;
-        if (has_relu)
-            finish_row(row, bias_codes + own, unit + own, out, 1);
-        else
-            finish_row(row, bias_codes + own, unit + own, out, 0);
-    }
+    for (int64_t s = 0; s < seeds; s++)
+        for (int64_t r = s * rows; r < (s + 1) * rows; r++)
+            for (int64_t o = 0; o < out; o++) {
+                const float sum = sums[r * out + o] + bias_codes[s * out + o];
+                const float value = sum * unit[s * out + o];
+                sums[r * out + o] = has_relu ? at_least(value, 0.0f) : value;
+            }
 }
 
 /* Outputs [seeds, out] at one input per seed [seeds, size]: `QuantLayer._infer`. Sums of codes

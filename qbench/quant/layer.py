@@ -9,7 +9,8 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from qbench import convolution, layers
+from qbench import layers
+from qbench.convolution import in_fastest_order
 from qbench.quant import fake, grids, kernels, ranges
 
 MOMENTUM = 0.01  # weight of the newest minibatch, torch.ao's MovingAverageMinMaxObserver
@@ -92,11 +93,11 @@ class QuantLayer(layers.Seeded):
         is_learning = self.training and torch.is_grad_enabled()
         if self.is_quantizing:
             # Compiled loops take dense rows, which those of the replay are not.
-            x = x.contiguous() if self.stride is None else convolution.in_fastest_order(x)
+            x = x.contiguous() if self.stride is None else in_fastest_order(x)
         if is_learning and not self.is_frozen:
             self._observe(x.detach())
         if not self.is_quantizing:
-            return self._in_float(x)
+            return layers.apply(x, self.weight, self.bias, self.stride)
         return self._learn(x) if is_learning else self._infer(x)
 
     @property
@@ -145,11 +146,6 @@ class QuantLayer(layers.Seeded):
         if x.requires_grad and torch.is_grad_enabled():  # An actor learns through a frozen critic.
             return fake.apply(x, self.weight, self.bias, grid, codes, self.stride, self.saved)
         return fake.accumulate(fake.centred_codes(x, grid), codes, self.stride)
-
-    def _in_float(self, x: Tensor) -> Tensor:
-        if self.stride is None:
-            return layers.affine(x, self.weight, self.bias)
-        return convolution.convolution(x, self.weight, self.bias, self.stride)
 
     def codes(self) -> tuple[grids.Grid, grids.Codes]:
         """The input's grid and the layer's integers as they stand."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from qbench import convolution, layers
+from qbench import layers
 from qbench.quant import fake, grids
 from qbench.quant.layer import QuantLayer
 
@@ -82,9 +82,7 @@ class StoredLayer(nn.Module):
         """[S, B, ...] -> [S, B, out, ...]."""
         scale = self.scale.view(*self.scale.shape, *[1] * (self.weight.ndim - 2))
         weight = self.weight.to(torch.float32).mul_(scale)
-        if self.stride is None:
-            return layers.affine(x, weight, self.bias)
-        return convolution.convolution(x, weight, self.bias, self.stride)
+        return layers.apply(x, weight, self.bias, self.stride)
 
 
 class StoredQuantLayer(nn.Module):
